@@ -1,0 +1,1 @@
+"""Caption actors: audio clips in, scored rollouts out."""

@@ -1,0 +1,1 @@
+"""The learner: scored rollouts in, new policy weights out."""

@@ -1,0 +1,1 @@
+"""The reward server: scores (clip, caption) pairs behind sharded, versioned actors."""

@@ -1,0 +1,29 @@
+"""Every error that rlcap raises across a process or at a user; each message says what to do."""
+
+
+class RlcapError(Exception):
+    """A fault that the user can act on: commands print it as one sentence, without a traceback."""
+
+
+class ConfigError(RlcapError):
+    """Settings that name an unknown key or hold a value that is not allowed."""
+
+
+class DataError(RlcapError):
+    """An audio source or a preference file that cannot be used as a whole."""
+
+
+class ClipError(RlcapError):
+    """One clip that cannot be used; the reason goes to the quarantine list and the run goes on."""
+
+
+class CheckpointError(RlcapError):
+    """A checkpoint that is missing, damaged, or of another architecture."""
+
+
+class RewardError(RlcapError):
+    """A score that could not be had; never replaced by a number."""
+
+
+class ActorLostError(RlcapError):
+    """A Ray actor that died or stayed silent beyond its time limit."""
