@@ -1,0 +1,1 @@
+"""Judging captioners: panels, win rates, caption statistics."""

@@ -1,0 +1,1 @@
+"""Human and simulated judgements of caption pairs."""

@@ -1,0 +1,1 @@
+"""Sound events by signal processing, one family a file."""
