@@ -1,0 +1,56 @@
+"""How many processes a run has, where they live, and how long they may take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rlcap.config.section import Section, must_be_positive, must_not_be_negative
+
+
+@dataclass(kw_only=True)
+class ClusterConfig(Section):
+    """The processes of a run and what each may use."""
+
+    ray_address: str = ""
+    """Address of a Ray cluster, such as `auto` or `ray://head:10001`; empty: start Ray on this machine."""
+    num_actors: int = 2
+    """Processes that caption clips."""
+    max_staleness: int = 0
+    """Updates by which rollouts may lag behind the learner; 0 is the synchronous, reproducible mode."""
+    num_learners: int = 0
+    """Learner processes, data-parallel; 0: the learner lives in the driver."""
+    actor_cpus: float = 1.0
+    """CPUs that each actor reserves."""
+    actor_gpus: float = 0.0
+    """GPUs that each actor reserves; a fraction shares a GPU."""
+    shard_cpus: float = 1.0
+    """CPUs that each shard of the reward server reserves."""
+    shard_gpus: float = 0.0
+    """GPUs that each shard of the reward server reserves."""
+    learner_cpus: float = 1.0
+    """CPUs that each learner reserves."""
+    learner_gpus: float = 0.0
+    """GPUs that each learner reserves."""
+    rollout_timeout_s: float = 300.0
+    """An actor that takes longer over one batch is restarted and its batch is sampled again."""
+    start_timeout_s: float = 120.0
+    """Longest wait for Ray and every process of a run to start."""
+
+    def faults(self) -> Iterator[str]:
+        """Report values outside their range."""
+        yield from must_be_positive(
+            num_actors=self.num_actors,
+            rollout_timeout_s=self.rollout_timeout_s,
+            start_timeout_s=self.start_timeout_s,
+        )
+        yield from must_not_be_negative(
+            max_staleness=self.max_staleness,
+            num_learners=self.num_learners,
+            actor_cpus=self.actor_cpus,
+            actor_gpus=self.actor_gpus,
+            shard_cpus=self.shard_cpus,
+            shard_gpus=self.shard_gpus,
+            learner_cpus=self.learner_cpus,
+            learner_gpus=self.learner_gpus,
+        )

@@ -1,0 +1,78 @@
+"""How long a run trains, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rlcap.config.section import Section, must_be_positive, must_not_be_negative
+
+
+@dataclass(kw_only=True)
+class TrainingConfig(Section):
+    """The main loop."""
+
+    num_updates: int = 60
+    """Updates of the policy."""
+    clips_per_batch: int = 16
+    """Clips behind one update."""
+    samples_per_clip: int = 4
+    """Captions sampled for each clip of an update."""
+    checkpoint_every_updates: int = 10
+    """Updates between two checkpoints; a last one is written at the end."""
+    keep_last: int = 2
+    """Checkpoints that stay on disk."""
+    sample_every_updates: int = 10
+    """Updates between two rounds of sample captions for the report."""
+    num_sample_clips: int = 8
+    """Clips that are captioned in each round of samples."""
+    controls: bool = True
+    """Also train against a reward that cannot hear and one that hears the wrong clip, to see what the audio adds."""
+    supervised: bool = True
+    """Also fine-tune the baseline on more captions, to compare with."""
+
+    def faults(self) -> Iterator[str]:
+        """Report values outside their range."""
+        yield from must_be_positive(
+            num_updates=self.num_updates,
+            clips_per_batch=self.clips_per_batch,
+            samples_per_clip=self.samples_per_clip,
+            checkpoint_every_updates=self.checkpoint_every_updates,
+            keep_last=self.keep_last,
+            sample_every_updates=self.sample_every_updates,
+        )
+        yield from must_not_be_negative(num_sample_clips=self.num_sample_clips)
+
+
+@dataclass(kw_only=True)
+class EvaluationConfig(Section):
+    """The comparison on held-out clips."""
+
+    num_bootstrap: int = 2000
+    """Resamples behind each confidence interval."""
+    num_report_clips: int = 40
+    """Held-out clips that the report shows with an audio player."""
+
+    def faults(self) -> Iterator[str]:
+        """Report values outside their range."""
+        yield from must_be_positive(num_bootstrap=self.num_bootstrap)
+        yield from must_not_be_negative(num_report_clips=self.num_report_clips)
+
+
+@dataclass(kw_only=True)
+class TrackingConfig(Section):
+    """Where metrics go besides `metrics.parquet`."""
+
+    tensorboard: bool = True
+    """Write TensorBoard event files into the run directory."""
+    wandb: bool = False
+    """Log to Weights & Biases; needs the `wandb` extra."""
+    mlflow: bool = False
+    """Log to MLflow; needs the `mlflow` extra."""
+    project: str = "rlcap"
+    """Project (Weights & Biases) or experiment (MLflow) that runs are filed under."""
+
+    def faults(self) -> Iterator[str]:
+        """Report a tracker without a project."""
+        if (self.wandb or self.mlflow) and not self.project:
+            yield "project must name where wandb and mlflow file the run"
