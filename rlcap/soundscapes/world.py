@@ -71,7 +71,7 @@ def _draw_stretch(rng: np.random.Generator, kinds: list[SoundKind], start_s: flo
     lengths = [_draw_length(rng, kind, stop_s - start_s) for kind in kinds]
     events: list[SceneEvent] = []
     for kind, (duration_s, count) in sorted(zip(kinds, lengths, strict=True), key=lambda pair: -pair[1][0]):
-        onset_s = float(rng.uniform(start_s, stop_s - duration_s))
+        onset_s = float(rng.uniform(start_s, max(start_s, stop_s - duration_s)))
         start_s, stop_s = onset_s, onset_s + duration_s
         events.append(SceneEvent(kind.label, onset_s, stop_s, count))
     return events

@@ -36,10 +36,10 @@ def helicopter(rng: np.random.Generator, duration_s: float, sample_rate_hz: int)
     length = num_samples(duration_s, sample_rate_hz)
     blade_hz = np.full(length, rng.uniform(11, 18), dtype=np.float32)
     blade_phase = phase_of(blade_hz, sample_rate_hz)
-    chop = (0.5 + 0.5 * np.cos(blade_phase)) ** 5
+    chop: Waveform = (0.5 + 0.5 * np.cos(blade_phase)) ** 5
     air = unit_rms(low_pass(white_noise(rng, length), rng.uniform(350, 700), sample_rate_hz))
     thump = harmonics(blade_phase, np.r_[0, 0, 0, rng.uniform(0.5, 1.0, 6)]) * chop
-    turbine = np.sin(phase_of(wander(rng, length, 3, 1500, 1560), sample_rate_hz))
+    turbine = harmonics(phase_of(wander(rng, length, 3, 1500, 1560), sample_rate_hz), [1.0])
     swell = wander(rng, length, 4, 0.6, 1.0)
     return swell * (2 * chop * air + np.float32(0.5) * thump + np.float32(0.03) * turbine)
 

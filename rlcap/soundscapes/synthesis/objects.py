@@ -62,7 +62,7 @@ def car_horn(rng: np.random.Generator, duration_s: float, sample_rate_hz: int) -
 def telephone_ring(rng: np.random.Generator, duration_s: float, sample_rate_hz: int) -> Waveform:
     """One ring of an old telephone: two small gongs under a fast clapper."""
     length = num_samples(duration_s, sample_rate_hz)
-    time_s = np.arange(length, dtype=np.float32) / sample_rate_hz
+    time_s = np.arange(length, dtype=np.float32) / np.float32(sample_rate_hz)
     clapper = 2 * np.pi * rng.uniform(18, 26) * time_s
     gong_hz = rng.uniform(1150, 1600)
     ring = np.zeros(length, dtype=np.float32)
@@ -78,6 +78,6 @@ def whistle(rng: np.random.Generator, duration_s: float, sample_rate_hz: int) ->
     length = num_samples(duration_s, sample_rate_hz)
     glide = curve(rng.uniform(0.85, 1.35, 3), length) * np.float32(rng.uniform(1100, 1700))
     vibrato = 1 + np.float32(0.008) * np.sin(2 * np.pi * 6 * np.arange(length, dtype=np.float32) / sample_rate_hz)
-    tone = np.sin(phase_of(glide * vibrato, sample_rate_hz))
+    tone = harmonics(phase_of(glide * vibrato, sample_rate_hz), [1.0])
     breath = unit_rms(band_pass(white_noise(rng, length), float(glide.mean()), 600, sample_rate_hz))
     return (tone + np.float32(0.08) * breath) * arch(length, 0.12, 0.2)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
+from numpy.typing import ArrayLike, NDArray
 from scipy.signal import lfilter, oaconvolve
 
-Waveform = Float32[np.ndarray, " sample"]
+Waveform: TypeAlias = Float32[NDArray[np.float32], " sample"]
 
 
 def num_samples(duration_s: float, sample_rate_hz: int) -> int:
@@ -53,10 +55,11 @@ def formants(signal: Waveform, resonances: Sequence[tuple[float, float, float]],
     return shaped
 
 
-def curve(points: Sequence[float] | np.ndarray, length: int) -> Waveform:
+def curve(points: ArrayLike, length: int) -> Waveform:
     """Straight lines through evenly spaced points."""
-    positions = np.linspace(0, len(points) - 1, length)
-    return np.interp(positions, np.arange(len(points)), points).astype(np.float32)
+    heights = np.asarray(points, dtype=np.float32)
+    positions = np.linspace(0, len(heights) - 1, length)
+    return np.interp(positions, np.arange(len(heights)), heights).astype(np.float32)
 
 
 def wander(rng: np.random.Generator, length: int, num_points: int, low: float, high: float) -> Waveform:
@@ -75,7 +78,8 @@ def arch(length: int, attack_share: float, release_share: float) -> Waveform:
 
 def decay(length: int, half_life_s: float, sample_rate_hz: int) -> Waveform:
     """Exponential decay from one."""
-    return np.exp2(-np.arange(length, dtype=np.float32) / np.float32(half_life_s * sample_rate_hz))
+    faded: Waveform = np.exp2(-np.arange(length, dtype=np.float32) / np.float32(half_life_s * sample_rate_hz))
+    return faded
 
 
 def phase_of(frequency_hz: Waveform, sample_rate_hz: int) -> Waveform:
@@ -84,14 +88,15 @@ def phase_of(frequency_hz: Waveform, sample_rate_hz: int) -> Waveform:
     return (2 * np.pi * (cycles % 1.0)).astype(np.float32)
 
 
-def harmonics(phase: Waveform, amplitudes: Sequence[float] | np.ndarray) -> Waveform:
+def harmonics(phase: Waveform, amplitudes: ArrayLike) -> Waveform:
     """Sum of sin(k * phase) for k from 1, by the recurrence of multiple angles."""
+    gains = np.asarray(amplitudes, dtype=np.float32)
     doubled_cosine = 2 * np.cos(phase)
     previous, current = np.zeros_like(phase), np.sin(phase)
-    total = np.float32(amplitudes[0]) * current
-    for amplitude in amplitudes[1:]:
+    total: Waveform = gains[0] * current
+    for gain in gains[1:]:
         previous, current = current, doubled_cosine * current - previous
-        total += np.float32(amplitude) * current
+        total += gain * current
     return total
 
 
@@ -119,6 +124,6 @@ def unit_rms(signal: Waveform) -> Waveform:
     return signal / np.float32(rms(signal) + 1e-9)
 
 
-def _filter(numerator: np.ndarray, denominator: np.ndarray, signal: Waveform) -> Waveform:
+def _filter(numerator: NDArray[np.float32], denominator: NDArray[np.float32], signal: Waveform) -> Waveform:
     filtered: Waveform = lfilter(numerator, denominator, signal)
     return filtered
