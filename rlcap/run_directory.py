@@ -1,0 +1,138 @@
+"""The folder of one run: what lies where, who may write into it, and how to find it again."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from rlcap.config.load import save_config
+from rlcap.config.run import RunConfig
+from rlcap.errors import ConfigError
+
+RUNS = Path("runs")
+"""Where runs go that were given no folder, relative to the working directory."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Paths of everything that a run reads and writes."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """Every setting of the run, as YAML."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One row an update."""
+        return self.path / "metrics.parquet"
+
+    @property
+    def metrics_journal(self) -> Path:
+        """Rows that are not in `metrics` yet, one JSON object a line."""
+        return self.path / "metrics.journal.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.path / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        """One folder a checkpoint."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """Captions of a few clips, now and then during training."""
+        return self.path / "samples.parquet"
+
+    @property
+    def heldout(self) -> Path:
+        """Captions and verdicts of the held-out clips."""
+        return self.path / "heldout.parquet"
+
+    @property
+    def quarantine(self) -> Path:
+        """Files that could not be used, and why."""
+        return self.path / "quarantine.csv"
+
+    @property
+    def summary(self) -> Path:
+        """The key figures, as JSON."""
+        return self.path / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """The report, as one HTML file."""
+        return self.path / "report.html"
+
+
+def choose_run_directory(config: RunConfig) -> Path:
+    """Return `run_dir`, or a new name below `runs` where it is empty; create nothing."""
+    if config.run_dir:
+        return Path(config.run_dir)
+    stem = f"{config.experiment}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
+    path, count = RUNS / stem, 2
+    while path.exists():
+        path, count = RUNS / f"{stem}-{count}", count + 1
+    return path
+
+
+def create_run_directory(config: RunConfig) -> RunDirectory:
+    """Create the folder of a new run, write its settings, and point `latest` beside it at it.
+
+    Raises:
+        ConfigError: the folder holds an earlier run, or files that are not of a run.
+    """
+    path = choose_run_directory(config)
+    if path.exists():
+        _check_empty(path)
+    path.mkdir(parents=True, exist_ok=True)
+    run = RunDirectory(path)
+    save_config(config, run.config)
+    _point_latest_at(path)
+    return run
+
+
+def find_run_directory(run_dir: str | Path = "") -> RunDirectory:
+    """Open the folder of an earlier run; empty: the latest one below `runs`.
+
+    Raises:
+        ConfigError: there is no such folder, or it is not that of a run.
+    """
+    path = Path(run_dir) if run_dir else RUNS / "latest"
+    if not path.exists():
+        earlier = sorted(folder.parent.name for folder in RUNS.glob("*/config.yaml") if not folder.parent.is_symlink())
+        known = f"runs here: {', '.join(earlier)}" if earlier else f"there are no runs below {RUNS.resolve()}"
+        raise ConfigError(f"there is no run at {path}; {known}")
+    run = RunDirectory(path.resolve() if path.is_symlink() else path)
+    if not run.config.is_file():
+        raise ConfigError(f"{path} is not the folder of a run: it holds no {run.config.name}")
+    return run
+
+
+def _check_empty(path: Path) -> None:
+    """Refuse a folder that is in use."""
+    if not path.is_dir():
+        raise ConfigError(f"run_dir must be a folder, but {path} is a file")
+    if RunDirectory(path).config.is_file():
+        raise ConfigError(f"{path} holds an earlier run: add resume=true to continue it, or give another run_dir")
+    found = sorted(entry.name for entry in path.iterdir())
+    if found:
+        raise ConfigError(f"{path} holds files that are not of a run, such as {found[0]}: give an empty run_dir")
+
+
+def _point_latest_at(path: Path) -> None:
+    """Swap the symlink in one step, so that a reader always finds a run behind it."""
+    latest = path.parent / "latest"
+    if latest.exists() and not latest.is_symlink():
+        return  # someone's own folder of that name
+    fresh = path.parent / f".latest-{os.getpid()}"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(path.name, target_is_directory=True)
+    fresh.replace(latest)
