@@ -41,7 +41,8 @@ def helicopter(rng: np.random.Generator, duration_s: float, sample_rate_hz: int)
     thump = harmonics(blade_phase, np.r_[0, 0, 0, rng.uniform(0.5, 1.0, 6)]) * chop
     turbine = harmonics(phase_of(wander(rng, length, 3, 1500, 1560), sample_rate_hz), [1.0])
     swell = wander(rng, length, 4, 0.6, 1.0)
-    return swell * (2 * chop * air + np.float32(0.5) * thump + np.float32(0.03) * turbine)
+    blend: Waveform = 2 * chop * air + np.float32(0.5) * thump + np.float32(0.03) * turbine
+    return swell * blend
 
 
 def siren(rng: np.random.Generator, duration_s: float, sample_rate_hz: int) -> Waveform:
