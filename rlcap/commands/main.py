@@ -1,0 +1,66 @@
+"""`rlcap <command>`: picks the command, and turns faults into one sentence and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from rlcap.commands import caption, evaluate, report, stages, train
+from rlcap.commands.parsing import HelpFormatter
+from rlcap.commands.terminal import FAULT, INTERRUPTED, USAGE, complain
+from rlcap.errors import ConfigError, RlcapError
+
+_DESCRIPTION = """\
+Fine-tune an audio captioner to human taste, on audio without captions.
+
+A reward model over CLAP embeddings is fitted on pairwise preferences; PPO then tunes the captioner so that its
+captions score higher, without drifting far from where it started."""
+
+_EPILOG = """\
+examples:
+  rlcap quickstart                               the whole job on synthetic sounds, on this machine
+  rlcap train experiment=esc10 data.root=ESC-50  the whole job on recordings
+  rlcap caption runs/latest dog.wav rain.flac    captions by the tuned captioner
+
+`rlcap <command> --help` says what a command reads and writes, and which settings matter most.
+Settings are given as key=value; a wrong key is answered with the keys there are."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and leave with its exit code."""
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return 0, or 1 for a fault, 2 for wrong usage or settings, 130 when interrupted."""
+    parsed = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        code: int = parsed.run(parsed)
+    except ConfigError as error:
+        complain(str(error))
+        return USAGE
+    except RlcapError as error:
+        complain(str(error))
+        return FAULT
+    except KeyboardInterrupt as interrupt:
+        complain(str(interrupt) or "stopped")
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has left (`rlcap caption ... | head`); what is still buffered goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAULT
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rlcap", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(title="commands", metavar="<command>", required=True)
+    for module in (train, stages, evaluate, caption, report):
+        module.register(commands)
+    return parser

@@ -1,0 +1,131 @@
+"""`rlcap quickstart` and `rlcap train`: the whole job."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlcap.commands.parsing import Commands, add_command, add_overrides
+from rlcap.commands.terminal import say
+
+if TYPE_CHECKING:
+    from rlcap.config.run import RunConfig
+
+_WRITES = """\
+writes, below runs/<experiment>-<time> (runs/latest points at it):
+  report.html       the result, for the browser: key figures, curves, held-out clips to listen to
+  summary.json      the key figures
+  metrics.parquet   one row an update (tensorboard/ holds the same)
+  checkpoints/      to continue from, and to caption with
+  quarantine.csv    files that could not be used, and why
+Stage results are kept in runs/cache, and used again where nothing they depend on has changed."""
+
+_QUICKSTART_DETAILS = f"""\
+Run the whole job on synthetic sounds: train a small captioner and a small CLAP, simulate annotators, fit the reward
+model, tune the captioner by PPO, evaluate it on held-out clips, and write a report. Needs no data and no GPU.
+
+{_WRITES}"""
+
+_QUICKSTART_MORE = """\
+examples:
+  rlcap quickstart
+  rlcap quickstart seed=1 training.num_updates=120
+  rlcap quickstart algorithm=grpo
+  rlcap quickstart resume=true                   continue the latest run where it stopped
+
+settings most often changed:
+  seed=0                          same seed, same result
+  training.num_updates=<number>   how long PPO goes on
+  training.controls=false         leave out the runs that show what hearing adds: saves time
+  algorithm=ppo|rloo|grpo         where the baseline of the advantages comes from
+  cluster.num_actors=2            processes that caption clips"""
+
+_TRAIN_DETAILS = f"""\
+Run the whole job of an experiment: baseline, CLAP, preferences, reward model, PPO, evaluation, report.
+
+reads:
+  the clips of data.root (or the synthetic world), and checkpoints that captioner.checkpoint and reward.checkpoint name
+
+{_WRITES}"""
+
+_TRAIN_MORE = """\
+examples:
+  rlcap train experiment=esc10 data.root=ESC-50
+  rlcap train experiment=esc10 data.root=ESC-50 algorithm.kl_coef=0.1 run_dir=runs/kl-0.1
+  rlcap train resume=true                        continue the latest run where it stopped
+  rlcap train resume=true run_dir=runs/kl-0.1 training.num_updates=200
+
+settings most often changed:
+  experiment=quickstart|esc10     a file of configs/experiment: where everything starts from
+  data.kind, data.root            which recordings, in which layout
+  captioner.checkpoint            the captioner to tune; empty: train a small one first
+  reward.checkpoint               the reward model; empty: fit one first
+  algorithm.kl_coef               how dearly it costs to leave the baseline
+  cluster=local|ray               this machine, or a Ray cluster
+  tracking.wandb, tracking.mlflow also log there"""
+
+
+def register(commands: Commands) -> None:
+    """Add both commands."""
+    quickstart = add_command(
+        commands,
+        "quickstart",
+        _run,
+        summary="the whole job on synthetic sounds: start here",
+        details=_QUICKSTART_DETAILS,
+        more=_QUICKSTART_MORE,
+    )
+    add_overrides(quickstart)
+    train = add_command(
+        commands,
+        "train",
+        _run,
+        summary="the whole job of an experiment",
+        details=_TRAIN_DETAILS,
+        more=_TRAIN_MORE,
+    )
+    add_overrides(train)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = settle_config(arguments.overrides)
+    # Slow to import: faults in the settings come first.
+    from rlcap.pipeline import main_job
+
+    try:
+        run = main_job.run(config)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt(_where_to_continue(Path(config.run_dir))) from interrupt
+    say(f"Done. The report is {run / 'report.html'}")
+    return 0
+
+
+def settle_config(overrides: Sequence[str]) -> RunConfig:
+    """Load the settings of a run, with `run_dir` filled in; those of a resumed run come from its folder."""
+    from rlcap.config.load import load_config, read_config
+    from rlcap.run_directory import choose_run_directory, find_run_directory
+
+    wanted = load_config([text for text in overrides if text.partition("=")[0] in ("resume", "run_dir")])
+    if not wanted.resume:
+        config = load_config(overrides)
+        config.run_dir = str(choose_run_directory(config))
+        return config
+    run = find_run_directory(wanted.run_dir)
+    config = read_config(run.config, overrides)
+    config.run_dir = str(run.path)
+    return config
+
+
+def _where_to_continue(run_dir: Path) -> str:
+    from rlcap.checkpoint import latest_good
+    from rlcap.run_directory import RunDirectory
+
+    if not run_dir.exists():
+        return "stopped before the run began; nothing was written"
+    again = f"rlcap train resume=true run_dir={run_dir}"
+    checkpoint = latest_good(RunDirectory(run_dir).checkpoints)
+    if checkpoint is None:
+        return f"stopped before the first checkpoint; finished stages are kept: continue with `{again}`"
+    return f"stopped; the last checkpoint is {checkpoint}: continue with `{again}`"
