@@ -86,5 +86,5 @@ class Scene:
         """Read what `to_json` wrote. Raises ValueError for anything else."""
         try:
             return cls(tuple(SceneEvent(**event) for event in json.loads(text)))
-        except TypeError as error:
+        except (TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"a scene must be a JSON list of events, got {text[:200]!r}") from error
