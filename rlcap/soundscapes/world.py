@@ -15,6 +15,8 @@ LABELS: tuple[str, ...] = tuple(KINDS)
 MIN_DURATION_S, MAX_DURATION_S = 3.0, 5.0
 MARGIN_S = 0.1
 MAX_COUNT = 3
+CREST = np.float32(6.0)
+"""Peaks of an event end at this multiple of its root mean square."""
 # How many events sound together in each stretch of a scene, and how likely that layout is.
 LAYOUTS: tuple[tuple[int, ...], ...] = ((1,), (1, 1), (2,), (1, 1, 1), (2, 1), (1, 2))
 LAYOUT_SHARES = (0.32, 0.24, 0.22, 0.08, 0.07, 0.07)
@@ -49,7 +51,10 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def render_scene(scene: Scene, rng: np.random.Generator) -> Waveform:
-    """Synthesise the scene over background noise, each event 3 to 20 dB above it, peak below 0.95."""
+    """Synthesise the scene over background noise, each event 3 to 20 dB above it, peak below 0.95.
+
+    Raises KeyError for a label that is not among `LABELS`.
+    """
     last_s = max((event.offset_s for event in scene.events), default=0.0)
     duration_s = max(last_s + MARGIN_S, rng.uniform(MIN_DURATION_S, max(MIN_DURATION_S, last_s + 0.5)))
     mixture = _background(rng, num_samples(min(duration_s, max(MAX_DURATION_S, last_s)), SAMPLE_RATE_HZ))
@@ -95,7 +100,7 @@ def _background(rng: np.random.Generator, length: int) -> Waveform:
 
 
 def _faded(sound: Waveform) -> Waveform:
-    """Scale to unit root mean square where it sounds, and fade its edges over 10 ms."""
+    """Scale to unit root mean square where it sounds, fade its edges over 10 ms, and tame its peaks."""
     edge = min(160, len(sound) // 2)
     ramp = np.linspace(0, 1, edge, dtype=np.float32)
     faded = sound.copy()
@@ -103,4 +108,6 @@ def _faded(sound: Waveform) -> Waveform:
     faded[len(faded) - edge :] *= ramp[::-1]
     power = np.add.reduceat(np.square(faded), np.arange(0, len(faded), 400)) / 400
     active = power[power > 0.05 * power.max()]
-    return faded / np.float32(np.sqrt(active.mean()) + 1e-9)
+    # One sharp crackle must not push everything else in the clip below hearing.
+    tamed: Waveform = CREST * np.tanh(faded / (CREST * np.float32(np.sqrt(active.mean()) + 1e-9)))
+    return tamed

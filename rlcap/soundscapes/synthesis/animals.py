@@ -56,7 +56,7 @@ def bird_song(rng: np.random.Generator, duration_s: float, sample_rate_hz: int) 
         loudness[start : start + note] = arch(note, 0.3, 0.4) * np.float32(rng.uniform(0.5, 1.0))
         pause_s = rng.uniform(0.15, 0.35) if rng.random() < 0.2 else rng.uniform(0.01, 0.06)
         start += note + int(pause_s * sample_rate_hz)
-    return harmonics(phase_of(frequency_hz, sample_rate_hz), [1.0, 0.12]) * loudness
+    return harmonics(phase_of(frequency_hz, sample_rate_hz), [1.0]) * loudness
 
 
 def crickets(rng: np.random.Generator, duration_s: float, sample_rate_hz: int) -> Waveform:
@@ -67,7 +67,8 @@ def crickets(rng: np.random.Generator, duration_s: float, sample_rate_hz: int) -
     for loudness in (1.0, 0.4):
         carrier_hz = wander(rng, length, 4, 1.0, 1.01) * np.float32(rng.uniform(4200, 5200))
         pulses = np.maximum(0, np.sin(2 * np.pi * rng.uniform(28, 45) * time_s))
-        chirps = np.sin(2 * np.pi * rng.uniform(2.2, 4.0) * time_s + rng.uniform(0, 6)) > rng.uniform(-0.6, 0.0)
+        rhythm = np.sin(2 * np.pi * rng.uniform(2.2, 4.0) * time_s + rng.uniform(0, 6))
+        chirps = np.clip(5 * (rhythm - np.float32(rng.uniform(-0.6, 0.0))), 0, 1)
         song += np.float32(loudness) * np.sin(phase_of(carrier_hz, sample_rate_hz)) * pulses * chirps
     return song
 
