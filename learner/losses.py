@@ -37,16 +37,6 @@ class ValueLoss:
     """Share of tokens whose value left the region around the old one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mismatch:
-    """How far the learner's log-probs are from the sampler's."""
-
-    kl: Float[Tensor, ""]
-    """KL(behaviour || policy), by the k3 estimator."""
-    max_abs: Float[Tensor, ""]
-    """Largest difference of a log-prob."""
-
-
 def importance_weights(
     proximal_log_probs: Float[Tensor, "batch token"],
     behaviour_log_probs: Float[Tensor, "batch token"],
@@ -140,16 +130,18 @@ def kl_loss(
     return masked_mean(weights * ((-log_ratio).exp() - 1 + log_ratio), action_mask, num_tokens)
 
 
-def mismatch(
+def mismatch_kl(
     log_probs: Float[Tensor, "batch token"],
     behaviour_log_probs: Float[Tensor, "batch token"],
     action_mask: Bool[Tensor, "batch token"],
     num_tokens: float | None = None,
-) -> Mismatch:
-    """Compare the learner's log-probs with the sampler's, without gradient."""
+) -> Float[Tensor, ""]:
+    """Return KL(behaviour || policy) by the k3 estimator, without gradient.
+
+    Before the first step on fresh rollouts it measures sampler against learner alone, and must be next to 0.
+    """
     log_ratio = keep_valid(log_probs - behaviour_log_probs, action_mask).detach()
-    kl = masked_mean(log_ratio.exp() - 1 - log_ratio, action_mask, num_tokens)
-    return Mismatch(kl=kl, max_abs=log_ratio.abs().amax() if log_ratio.numel() else kl)
+    return masked_mean(log_ratio.exp() - 1 - log_ratio, action_mask, num_tokens)
 
 
 def _share(

@@ -1,0 +1,93 @@
+"""What an update learns from: normalised scores become token rewards, and those become advantages."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from learner.advantages import (
+    Advantages,
+    generalised_advantages,
+    grpo_advantages,
+    kl_shaped_rewards,
+    rloo_advantages,
+)
+from learner.batching import LearnerBatch
+from learner.masking import keep_valid, masked_mean, masked_sum, masked_var, masked_whiten
+from learner.normaliser import RewardNormaliser
+from rlcap.config.algorithm import AlgorithmKind, KLPlace, PPOConfig
+from rlcap.errors import RlcapError
+
+
+def compute_advantages(batch: LearnerBatch, config: PPOConfig, normaliser: RewardNormaliser) -> Advantages:
+    """Return advantages and returns over all tokens of the update; its scores enter the running statistics first.
+
+    Critic-free kinds give every token of a caption the same advantage and use the token rewards' sum.
+
+    Raises:
+        RlcapError: If a critic-free kind meets clips that all have one caption only.
+    """
+    scores = _shape_scores(batch, config, normaliser)
+    rewards = kl_shaped_rewards(
+        scores,
+        batch.log_probs,
+        batch.ref_log_probs,
+        batch.captions.action_mask,
+        kl_coef=config.kl_coef if config.kl_in is KLPlace.reward else 0.0,
+    )
+    if config.kind is AlgorithmKind.ppo:
+        return _critic_advantages(batch, rewards, config)
+    if batch.largest_group < 2:
+        raise RlcapError(
+            f"{config.kind.value} compares the captions of a clip with each other, but every clip came with one only: "
+            "raise samples_per_clip, or choose kind ppo"
+        )
+    caption_rewards = rewards.sum(dim=1)
+    of_group = rloo_advantages if config.kind is AlgorithmKind.rloo else grpo_advantages
+    spread = of_group(caption_rewards, batch.captions.clip_index)[:, None].expand_as(rewards)
+    advantages = keep_valid(spread, batch.captions.action_mask)
+    return Advantages(advantages=advantages, returns=torch.zeros_like(advantages))
+
+
+def describe(batch: LearnerBatch, learned: Advantages, config: PPOConfig) -> dict[str, float]:
+    """Return averages of an update's rollouts, rewards and advantages, for the log."""
+    mask = batch.captions.action_mask
+    num_rollouts = len(batch.scores)
+    facts: dict[str, float] = {
+        "num_rollouts": num_rollouts,
+        "num_failed_rewards": batch.num_failed,
+        "num_tokens": int(mask.sum()),
+    }
+    if not num_rollouts:
+        return facts
+    facts |= {
+        "reward_mean": float(batch.scores.mean()),
+        "reward_std": float(batch.scores.std(correction=0)),
+        "ref_kl": float(masked_sum(batch.log_probs - batch.ref_log_probs, mask)) / num_rollouts,
+        "caption_length": float(mask.sum()) / num_rollouts,
+        "truncated_fraction": float(batch.truncated.float().mean()),
+        "advantage_mean": float(masked_mean(learned.advantages, mask)),
+        "advantage_std": float(masked_var(learned.advantages, mask).sqrt()),
+    }
+    if config.kind is AlgorithmKind.ppo:
+        unexplained = masked_var(learned.returns - batch.values, mask)
+        facts["explained_variance"] = float(1 - unexplained / masked_var(learned.returns, mask).clamp(min=1e-8))
+    return facts
+
+
+def _shape_scores(batch: LearnerBatch, config: PPOConfig, normaliser: RewardNormaliser) -> Float[Tensor, " batch"]:
+    scores = batch.scores
+    if config.normalise_rewards:
+        normaliser.observe(scores.numpy(), batch.reward_version)
+        scores = torch.from_numpy(normaliser.normalise(scores.numpy())).to(scores.dtype)
+    return scores.clamp(-config.reward_clip, config.reward_clip) if config.reward_clip else scores
+
+
+def _critic_advantages(batch: LearnerBatch, rewards: Float[Tensor, "batch token"], config: PPOConfig) -> Advantages:
+    learned = generalised_advantages(
+        rewards, batch.values, batch.captions.action_mask, gamma=config.gamma, gae_lambda=config.gae_lambda
+    )
+    if not config.whiten_advantages:
+        return learned
+    return Advantages(advantages=masked_whiten(learned.advantages, batch.captions.action_mask), returns=learned.returns)

@@ -1,0 +1,111 @@
+"""The loss of one minibatch, put together from its terms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from learner.batching import Experience
+from learner.losses import importance_weights, kl_loss, mismatch_kl, policy_loss, value_loss
+from learner.masking import masked_mean
+from rlcap.captioners.captioner import PolicyOutput
+from rlcap.config.algorithm import AlgorithmKind, KLPlace, PPOConfig
+
+AVERAGES = (
+    "loss",
+    "policy_loss",
+    "value_loss",
+    "kl_loss",
+    "entropy",
+    "approx_kl",
+    "clip_fraction",
+    "value_clip_fraction",
+    "behaviour_kl",
+    "importance_weight",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What to minimise, and the `AVERAGES` behind it, detached; a term that is switched off is 0."""
+
+    loss: Float[Tensor, ""]
+    averages: Float[Tensor, " average"]
+
+
+def ppo_objective(
+    output: PolicyOutput, minibatch: Experience, config: PPOConfig, *, num_tokens: float | None = None
+) -> Objective:
+    """Return policy loss, value loss, entropy bonus and KL loss as one objective.
+
+    Sums over tokens are divided by `num_tokens`, by default the number of valid tokens here.
+    """
+    mask, targets = minibatch.captions.action_mask, minibatch.targets
+    weights = importance_weights(
+        targets.proximal_log_probs, targets.log_probs, mask, max_weight=config.max_importance_weight
+    )
+    policy = policy_loss(
+        output.log_probs,
+        targets.proximal_log_probs,
+        targets.advantages,
+        weights,
+        mask,
+        clip_range=config.clip_range,
+        num_tokens=num_tokens,
+    )
+    entropy = masked_mean(output.entropy, mask, num_tokens)
+    terms = {
+        "policy_loss": policy.loss,
+        "entropy": entropy,
+        "approx_kl": policy.approx_kl,
+        "clip_fraction": policy.clip_fraction,
+        "behaviour_kl": mismatch_kl(output.log_probs, targets.log_probs, mask, num_tokens),
+        "importance_weight": masked_mean(weights, mask, num_tokens),
+        **_critic_terms(output, minibatch, config, num_tokens),
+        **_reference_terms(output, minibatch, config, num_tokens),
+    }
+    off = entropy.new_zeros(())
+    loss = (
+        policy.loss
+        - config.entropy_coef * entropy
+        + config.value_coef * terms.get("value_loss", off)
+        + config.kl_coef * terms.get("kl_loss", off)
+    )
+    terms["loss"] = loss
+    return Objective(loss=loss, averages=torch.stack([terms.get(name, off).detach().float() for name in AVERAGES]))
+
+
+def _critic_terms(
+    output: PolicyOutput, minibatch: Experience, config: PPOConfig, num_tokens: float | None
+) -> dict[str, Tensor]:
+    if config.kind is not AlgorithmKind.ppo:
+        return {}
+    value = value_loss(
+        output.values,
+        minibatch.targets.old_values,
+        minibatch.targets.returns,
+        minibatch.captions.action_mask,
+        clip_range=config.value_clip_range,
+        num_tokens=num_tokens,
+    )
+    return {"value_loss": value.loss, "value_clip_fraction": value.clip_fraction}
+
+
+def _reference_terms(
+    output: PolicyOutput, minibatch: Experience, config: PPOConfig, num_tokens: float | None
+) -> dict[str, Tensor]:
+    if config.kl_in is not KLPlace.loss:
+        return {}
+    kl = kl_loss(
+        output.log_probs,
+        minibatch.targets.log_probs,
+        minibatch.targets.ref_log_probs,
+        minibatch.captions.action_mask,
+        estimator=config.kl_estimator,
+        max_weight=config.max_importance_weight,
+        num_tokens=num_tokens,
+    )
+    return {"kl_loss": kl}

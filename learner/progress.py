@@ -1,0 +1,45 @@
+"""What the optimiser steps of one update add up to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from learner.objective import AVERAGES
+
+
+@dataclass(slots=True)
+class Progress:
+    """Token sums over the steps of an update."""
+
+    totals: Float[Tensor, " average"] = field(default_factory=lambda: torch.zeros(len(AVERAGES)))
+    mismatch_kl: float = 0.0
+    """KL between sampler and learner before the first step."""
+    num_tokens: int = 0
+    num_steps: int = 0
+    num_skipped: int = 0
+    """Minibatches left out because the policy had moved far enough."""
+    grad_norms: float = 0.0
+
+    def add(self, token_means: Float[Tensor, " average"], num_tokens: int, grad_norm: float) -> None:
+        """Count one step over `num_tokens` tokens."""
+        if self.num_steps == 0:
+            self.mismatch_kl = float(token_means[AVERAGES.index("behaviour_kl")])
+        self.totals += token_means * num_tokens
+        self.num_tokens += num_tokens
+        self.num_steps += 1
+        self.grad_norms += grad_norm
+
+    def metrics(self) -> dict[str, float]:
+        """Return token means over all steps, and counts."""
+        counts: dict[str, float] = {
+            "num_optimizer_steps": self.num_steps,
+            "num_skipped_minibatches": self.num_skipped,
+        }
+        if not self.num_steps:
+            return counts
+        means = dict(zip(AVERAGES, (self.totals / self.num_tokens).tolist(), strict=True))
+        return counts | means | {"mismatch_kl": self.mismatch_kl, "grad_norm": self.grad_norms / self.num_steps}

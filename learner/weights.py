@@ -1,0 +1,121 @@
+"""Weights on their way from the learner to the actors: one flat buffer a dtype, and where each tensor lies in it.
+
+Ray puts a few large numpy buffers into shared memory at the speed of a copy, and readers map them without one; a
+state dict of tensors takes many times as long. numpy has no bfloat16: its bits travel as uint16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlcap.errors import CheckpointError
+
+_BITS = {torch.bfloat16: torch.uint16}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlace:
+    """Where one tensor lies in the buffer of its dtype."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    """Index of the first element."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlatWeights:
+    """A state dict in few buffers; out of Ray they are read-only and shared with other processes."""
+
+    buffers: dict[str, np.ndarray]
+    """By torch dtype, one-dimensional."""
+    places: tuple[TensorPlace, ...]
+    left_out: tuple[str, ...]
+    """Tensors that never change and are not sent."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of all buffers."""
+        return sum(buffer.nbytes for buffer in self.buffers.values())
+
+
+def publish(module: nn.Module, *, trainable_only: bool = False) -> FlatWeights:
+    """Copy a module's state into flat buffers in main memory, ready for `ray.put`.
+
+    With `trainable_only`, parameters that are frozen stay behind: whoever loads the result has them already.
+    Tensors that share memory (tied weights) are sent once.
+    """
+    frozen = {name for name, parameter in module.named_parameters() if trainable_only and not parameter.requires_grad}
+    own = _distinct_tensors(module)
+    sent = {name: tensor for name, tensor in own.items() if name not in frozen}
+    sizes: dict[torch.dtype, int] = {}
+    places = []
+    for name, tensor in sent.items():
+        start = sizes.get(tensor.dtype, 0)
+        places.append(TensorPlace(name, _name(tensor.dtype), tuple(tensor.shape), start))
+        sizes[tensor.dtype] = start + tensor.numel()
+    flat = {_name(dtype): torch.empty(size, dtype=dtype) for dtype, size in sizes.items()}
+    for place, tensor in zip(places, sent.values(), strict=True):
+        flat[place.dtype][place.start : place.start + tensor.numel()].copy_(tensor.reshape(-1))
+    return FlatWeights(
+        buffers={name: _bits(buffer).numpy() for name, buffer in flat.items()},
+        places=tuple(places),
+        left_out=tuple(name for name in own if name in frozen),
+    )
+
+
+@torch.no_grad()
+def load_into(module: nn.Module, weights: FlatWeights) -> None:
+    """Copy published weights into a module of the same architecture; nothing of it aliases the buffers afterwards.
+
+    Raises:
+        CheckpointError: If a tensor is missing, unknown, or of another shape or dtype; then nothing was changed.
+    """
+    own = _distinct_tensors(module)
+    _check_fit(own, weights)
+    for place in weights.places:
+        target = own[place.name]
+        # Shared memory is read-only and torch has no read-only tensors: copy first, then hand over.
+        source = weights.buffers[place.dtype][place.start : place.start + target.numel()].copy()
+        target.copy_(torch.from_numpy(source).view(target.dtype).view(target.shape))
+
+
+def _distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Return the state dict with one name for each piece of memory."""
+    distinct: dict[str, Tensor] = {}
+    seen: set[tuple[int, torch.Size]] = set()
+    for name, tensor in module.state_dict().items():
+        key = (tensor.data_ptr(), tensor.shape)
+        if tensor.numel() and key in seen:
+            continue
+        seen.add(key)
+        distinct[name] = tensor.detach()
+    return distinct
+
+
+def _check_fit(own: dict[str, Tensor], weights: FlatWeights) -> None:
+    sent = {place.name: place for place in weights.places}
+    strangers = sorted(own.keys() ^ (sent.keys() | set(weights.left_out)))
+    if strangers:
+        raise CheckpointError(f"weights and captioner differ in {', '.join(strangers[:5])}: load the same checkpoint")
+    for name, place in sent.items():
+        found = (_name(own[name].dtype), tuple(own[name].shape))
+        if found != (place.dtype, place.shape):
+            raise CheckpointError(
+                f"{name} is {found[0]}{list(found[1])} in this captioner but {place.dtype}{list(place.shape)} in the "
+                "weights: load the same checkpoint with the same precision"
+            )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """View as a dtype that numpy knows."""
+    return tensor.view(_BITS.get(tensor.dtype, tensor.dtype))

@@ -1,0 +1,118 @@
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from learner.weights import load_into, publish
+from rlcap.errors import CheckpointError
+
+
+class Mixed(nn.Module):
+    """Tensors of several dtypes, a tied pair, a buffer, a scalar and a transposed parameter."""
+
+    def __init__(self, seed):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.embedding = nn.Embedding(11, 4)
+        self.head = nn.Linear(4, 11, bias=False)
+        self.head.weight = self.embedding.weight
+        self.coarse = nn.Linear(3, 5).to(torch.bfloat16)
+        self.transposed = nn.Parameter(torch.randn(2, 3).T)
+        self.scale = nn.Parameter(torch.randn(()))
+        self.register_buffer("steps", torch.tensor(seed))
+        self.register_buffer("empty", torch.zeros(0))
+
+
+def assert_same(one, other):
+    first, second = one.state_dict(), other.state_dict()
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert value.dtype == second[name].dtype
+        assert torch.equal(value, second[name]), name
+
+
+def test_weights_arrive_bit_for_bit_in_every_dtype():
+    source, target = Mixed(1), Mixed(2)
+    load_into(target, pickle.loads(pickle.dumps(publish(source))))
+    assert_same(source, target)
+    assert target.head.weight is target.embedding.weight
+
+
+def test_there_is_one_buffer_a_dtype_and_tied_weights_travel_once():
+    flat = publish(Mixed(1))
+    assert {name: buffer.dtype for name, buffer in flat.buffers.items()} == {
+        "float32": np.float32,
+        "bfloat16": np.uint16,
+        "int64": np.int64,
+    }
+    assert flat.buffers["float32"].shape == (11 * 4 + 6 + 1,)
+    assert flat.num_bytes == 4 * 51 + 2 * 20 + 8
+
+
+def test_nan_payloads_and_negative_zero_survive_in_bfloat16():
+    source, target = Mixed(1), Mixed(2)
+    bits = torch.tensor([0x7FC1, 0xFFC0, 0x8000, 0x7F80, 0x0001], dtype=torch.uint16)
+    with torch.no_grad():
+        source.coarse.bias.copy_(bits.view(torch.bfloat16))
+    load_into(target, publish(source))
+    assert torch.equal(target.coarse.bias.view(torch.uint16), bits)
+
+
+def test_published_weights_do_not_follow_the_module():
+    source, target = Mixed(1), Mixed(2)
+    flat = publish(source)
+    with torch.no_grad():
+        source.scale.add_(1.0)
+    load_into(target, flat)
+    assert target.scale != source.scale
+
+
+def test_a_loaded_module_does_not_share_memory_and_read_only_buffers_are_fine():
+    source, target = Mixed(1), Mixed(2)
+    flat = publish(source)
+    for buffer in flat.buffers.values():
+        buffer.setflags(write=False)
+    load_into(target, flat)
+    before = {name: buffer.copy() for name, buffer in flat.buffers.items()}
+    with torch.no_grad():
+        for parameter in target.parameters():
+            parameter.add_(1.0)
+    for name, buffer in flat.buffers.items():
+        assert np.array_equal(buffer, before[name], equal_nan=True)
+
+
+def test_frozen_parameters_can_stay_behind():
+    source, target = Mixed(1), Mixed(2)
+    source.coarse.requires_grad_(requires_grad=False)
+    flat = publish(source, trainable_only=True)
+    assert "bfloat16" not in flat.buffers
+    theirs = target.coarse.weight.clone()
+    load_into(target, flat)
+    assert torch.equal(target.coarse.weight, theirs)
+    assert torch.equal(target.scale, source.scale)
+
+
+def test_weights_of_another_architecture_are_refused_before_anything_changes():
+    target = Mixed(2)
+    before = target.embedding.weight.clone()
+    wider, longer, coarser = Mixed(1), Mixed(1), Mixed(1)
+    wider.transposed = nn.Parameter(torch.zeros(4, 3))
+    longer.extra = nn.Linear(1, 1)
+    coarser.scale = nn.Parameter(torch.zeros((), dtype=torch.bfloat16))
+    for source, complaint in [
+        (wider, r"transposed is float32\[3, 2\] in this captioner but float32\[4, 3\]"),
+        (longer, r"differ in extra\.bias, extra\.weight"),
+        (coarser, r"scale is float32\[\] in this captioner but bfloat16\[\]"),
+    ]:
+        with pytest.raises(CheckpointError, match=complaint):
+            load_into(target, publish(source))
+    assert torch.equal(target.embedding.weight, before)
+
+
+def test_weights_that_lack_a_tensor_are_refused():
+    target = Mixed(2)
+    target.extra = nn.Linear(1, 1)
+    with pytest.raises(CheckpointError, match=r"differ in extra\.bias"):
+        load_into(target, publish(Mixed(1)))
