@@ -1,0 +1,160 @@
+"""A small CLAP: an audio tower and a text tower that meet in one embedding space (Elizalde et al., 2023)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from reward_server.audio_tower import AudioTower
+from reward_server.text_tower import TextTower, build_word_tokenizer
+from rlcap.config.reward import ClapConfig
+from rlcap.errors import CheckpointError
+from rlcap.types import PolicyFeatures
+
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class ClapShape:
+    """What fixes the architecture, and so must agree between a checkpoint and the code that reads it."""
+
+    embedding_dim: int
+    num_mels: int
+    audio_channels: tuple[int, ...]
+    num_segments: int
+    text_width: int
+    num_text_layers: int
+    num_heads: int
+    max_words: int
+    vocab_size: int
+
+    @classmethod
+    def from_config(cls, config: ClapConfig, *, num_mels: int, vocab_size: int) -> ClapShape:
+        """Take the sizes from the settings, the vocabulary from the captions."""
+        return cls(
+            embedding_dim=config.embedding_dim,
+            num_mels=num_mels,
+            audio_channels=tuple(config.audio_channels),
+            num_segments=config.num_segments,
+            text_width=config.text_width,
+            num_text_layers=config.num_text_layers,
+            num_heads=config.num_heads,
+            max_words=config.max_words,
+            vocab_size=vocab_size,
+        )
+
+
+class SmallClap(nn.Module):
+    """Embeds log-mel features and captions; matching pairs have a large cosine."""
+
+    def __init__(self, shape: ClapShape, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__()
+        self.shape = shape
+        self.tokenizer = tokenizer
+        self.audio_tower = AudioTower(
+            shape.num_mels, shape.audio_channels, shape.num_segments, shape.num_heads, shape.embedding_dim
+        )
+        self.text_tower = TextTower(
+            shape.vocab_size,
+            shape.text_width,
+            shape.num_text_layers,
+            shape.num_heads,
+            shape.max_words,
+            shape.embedding_dim,
+        )
+        self.log_logit_scale = nn.Parameter(torch.tensor(10.0).log())
+
+    @classmethod
+    def for_captions(cls, config: ClapConfig, captions: Sequence[str], *, num_mels: int = 64) -> SmallClap:
+        """New model, its vocabulary the words of these captions, its weights drawn from `config.seed`."""
+        tokenizer = build_word_tokenizer(captions, config.max_words)
+        shape = ClapShape.from_config(config, num_mels=num_mels, vocab_size=len(tokenizer))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return cls(shape, tokenizer)
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of either embedding."""
+        return self.shape.embedding_dim
+
+    def embed_features(self, features: PolicyFeatures) -> Float[Tensor, "clip dim"]:
+        """Embed log-mel frames `[clip, frame, mel]`; not normalised."""
+        embedded: Tensor = self.audio_tower(torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask))
+        return embedded
+
+    def embed_captions(self, captions: Sequence[str]) -> Float[Tensor, "caption dim"]:
+        """Embed captions, padded to the longest of them; not normalised."""
+        return self.embed_tokens(self.tokenize(captions))
+
+    def tokenize(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids `[caption, token]` (int64) and mask (bool), padded to the longest caption."""
+        encoded = self.tokenizer(list(captions), padding=True, truncation=True, return_tensors="pt")
+        return encoded["input_ids"], encoded["attention_mask"].bool()
+
+    def embed_tokens(self, tokens: tuple[Tensor, Tensor]) -> Float[Tensor, "caption dim"]:
+        """Embed what `tokenize` returned."""
+        embedded: Tensor = self.text_tower(*tokens)
+        return embedded
+
+    def save(self, directory: Path) -> None:
+        """Write config.json, model.safetensors and the tokenizer's files into `directory`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self.shape), indent=2) + "\n", encoding="utf-8")
+        save_file({name: value.contiguous() for name, value in self.state_dict().items()}, directory / WEIGHTS_FILE)
+        self.tokenizer.save_pretrained(directory)
+
+    @classmethod
+    def load(cls, directory: Path) -> SmallClap:
+        """Read what `save` wrote. Raises CheckpointError that names what is missing or differs."""
+        shape = _read_shape(directory / CONFIG_FILE)
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"the CLAP in {directory} has no readable tokenizer: {error}") from error
+        if len(tokenizer) != shape.vocab_size:
+            raise CheckpointError(
+                f"the CLAP in {directory} expects {shape.vocab_size} words, but its tokenizer has {len(tokenizer)}"
+            )
+        model = cls(shape, tokenizer)
+        load_weights(model, directory / WEIGHTS_FILE)
+        return model.eval()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file whose names and shapes must be exactly the model's. Raises CheckpointError."""
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"the weights in {path} cannot be read: {error}") from error
+    expected = model.state_dict()
+    faults = [f"{name} is missing" for name in expected.keys() - weights.keys()]
+    faults += [f"{name} is unknown" for name in weights.keys() - expected.keys()]
+    faults += [
+        f"{name} has shape {tuple(weights[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in expected.keys() & weights.keys()
+        if weights[name].shape != expected[name].shape
+    ]
+    if faults:
+        shown = "; ".join(sorted(faults)[:5])
+        raise CheckpointError(f"the weights in {path} are of another architecture ({len(faults)} differences): {shown}")
+    model.load_state_dict(weights)
+
+
+def _read_shape(path: Path) -> ClapShape:
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        return ClapShape(**{**fields, "audio_channels": tuple(fields["audio_channels"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} does not describe a small CLAP: {error}; train one or give its folder"
+        ) from error

@@ -1,0 +1,213 @@
+"""The reward: the small CLAP, the head fitted on preferences, and the server that scores with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from rlcap.config.section import Section, must_be_positive, must_not_be_negative
+
+
+class HeadKind(Enum):
+    """What turns two embeddings into a score."""
+
+    mlp = "mlp"
+    """The paper's: both embeddings, concatenated, through an MLP fitted on preferences."""
+    cosine = "cosine"
+    """The cosine of the two embeddings: needs no preferences."""
+    text_only = "text_only"
+    """A control: the paper's head with the audio embedding replaced by zeros."""
+
+
+class FinetuneTowers(Enum):
+    """What of the CLAP is trained together with the head."""
+
+    none = "none"
+    """Nothing: embeddings are computed once, and heads over the same encoder share the audio cache."""
+    projections = "projections"
+    """The last layer of each tower."""
+    all = "all"
+    """Both towers."""
+
+
+@dataclass(kw_only=True)
+class ClapConfig(Section):
+    """The small CLAP: its size and its contrastive training."""
+
+    embedding_dim: int = 512
+    """Size of the audio and the text embedding."""
+    audio_channels: list[int] = field(default_factory=lambda: [128, 160, 192])
+    """Output channels of the audio tower's convolutions: the first divides the frame rate by 4, the others by 2."""
+    num_segments: int = 4
+    """Stretches of the clip that are pooled apart, so that the order of sounds survives."""
+    text_width: int = 128
+    """Hidden size of the text tower."""
+    num_text_layers: int = 2
+    """Transformer layers of the text tower."""
+    num_heads: int = 4
+    """Attention heads of both towers."""
+    max_words: int = 64
+    """Longer captions are cut."""
+    batch_size: int = 128
+    """Captioned clips in one contrastive batch."""
+    num_epochs: int = 20
+    """Passes over the captioned clips."""
+    learning_rate: float = 2e-3
+    """Peak step size; it warms up over the first tenth of the steps and then falls along a cosine."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    augment: bool = True
+    """Whether training clips are shifted in time, changed in gain, and masked in time and frequency."""
+    validation_share: float = 0.1
+    """Share of the clips on which retrieval is measured."""
+    seed: int = 0
+    """Seed of initial weights, split, order and augmentation."""
+
+    def faults(self) -> Iterator[str]:
+        """Report sizes that cannot be built or trained."""
+        if not self.audio_channels or min(self.audio_channels) < 1:
+            yield f"audio_channels must list sizes above 0, got {self.audio_channels}"
+        yield from must_be_positive(
+            embedding_dim=self.embedding_dim,
+            num_segments=self.num_segments,
+            text_width=self.text_width,
+            num_text_layers=self.num_text_layers,
+            num_heads=self.num_heads,
+            max_words=self.max_words,
+            num_epochs=self.num_epochs,
+            learning_rate=self.learning_rate,
+        )
+        yield from must_not_be_negative(weight_decay=self.weight_decay, seed=self.seed)
+        if self.batch_size < 2:
+            yield f"batch_size must be 2 or more, since captions are told apart within a batch, got {self.batch_size}"
+        if not 0 < self.validation_share < 1:
+            yield f"validation_share must lie in (0, 1), got {self.validation_share}"
+        for name, width in (("text_width", self.text_width), ("audio_channels", (self.audio_channels or [0])[-1])):
+            if self.num_heads > 0 and width % self.num_heads:
+                yield f"{name} must (in the last layer) be a multiple of num_heads ({self.num_heads}), got {width}"
+
+
+@dataclass(kw_only=True)
+class HeadConfig(Section):
+    """The head over the CLAP embeddings, and its Bradley-Terry fit."""
+
+    kind: HeadKind = HeadKind.mlp
+    """What turns two embeddings into a score."""
+    hidden_sizes: list[int] = field(default_factory=lambda: [512, 128])
+    """Hidden layers of the MLP."""
+    dropout: float = 0.1
+    """Share of hidden units switched off while fitting."""
+    sigmoid_output: bool = False
+    """Whether scores pass through a sigmoid on the way out; the fit always sees the raw score."""
+    finetune_towers: FinetuneTowers = FinetuneTowers.all
+    """What of the CLAP is trained together with the head."""
+    l2: float = 1e-4
+    """Weight decay of the head."""
+    learning_rate: float = 1e-3
+    """Step size of the head."""
+    tower_learning_rate: float = 3e-4
+    """Step size of what is trained of the towers."""
+    batch_size: int = 128
+    """Pairs behind one optimiser step."""
+    num_epochs: int = 12
+    """Passes over the pairs at most."""
+    patience: int = 4
+    """Passes without a better validation loss after which the fit ends."""
+    validation_share: float = 0.15
+    """Share of the clips that only measure."""
+    seed: int = 0
+    """Seed of initial weights, split and order."""
+
+    def faults(self) -> Iterator[str]:
+        """Report values outside their range."""
+        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
+            yield f"hidden_sizes must list sizes above 0, got {self.hidden_sizes}"
+        if not 0 <= self.dropout < 1:
+            yield f"dropout must lie in [0, 1), got {self.dropout}"
+        if not 0 < self.validation_share < 1:
+            yield f"validation_share must lie in (0, 1), got {self.validation_share}"
+        yield from must_be_positive(
+            learning_rate=self.learning_rate,
+            tower_learning_rate=self.tower_learning_rate,
+            batch_size=self.batch_size,
+            num_epochs=self.num_epochs,
+            patience=self.patience,
+        )
+        yield from must_not_be_negative(l2=self.l2, seed=self.seed)
+
+
+@dataclass(kw_only=True)
+class TextTermsConfig(Section):
+    """Weights of the terms that read the caption alone; 0 leaves a term out. Each term lies in [-1, 0]."""
+
+    repetition: float = 0.0
+    """Share of the words that repeat an earlier pair of words."""
+    length: float = 0.0
+    """Distance from the range `min_words` to `max_words`."""
+    unfinished: float = 0.0
+    """Captions that end without a full stop or on a word that cannot end a sentence."""
+    min_words: int = 3
+    """Shorter captions cost."""
+    max_words: int = 24
+    """Longer captions cost."""
+
+    def faults(self) -> Iterator[str]:
+        """Report negative weights and an empty range of lengths."""
+        yield from must_not_be_negative(
+            repetition=self.repetition, length=self.length, unfinished=self.unfinished, min_words=self.min_words
+        )
+        if self.max_words < max(self.min_words, 1):
+            yield f"max_words must be at least 1 and min_words ({self.min_words}), got {self.max_words}"
+
+
+@dataclass(kw_only=True)
+class ProbeConfig(Section):
+    """What a candidate must show on the probe set before it may replace the live reward model."""
+
+    min_spread: float = 1e-6
+    """Least standard deviation of its scores."""
+    min_rank_agreement: float = -1.0
+    """Least Spearman correlation with the live scores; -1 only reports it."""
+
+    def faults(self) -> Iterator[str]:
+        """Report values outside their range."""
+        yield from must_not_be_negative(min_spread=self.min_spread)
+        if not -1 <= self.min_rank_agreement <= 1:
+            yield f"min_rank_agreement must lie in [-1, 1], got {self.min_rank_agreement}"
+
+
+@dataclass(kw_only=True)
+class RewardConfig(Section):
+    """The reward model and the server that holds it."""
+
+    checkpoint: str = ""
+    """Reward model directory to serve; empty: train one."""
+    num_shards: int = 2
+    """Actors that each own a part of the clips."""
+    cache_mb: float = 256.0
+    """Audio embeddings that one shard keeps; 0 keeps none."""
+    timeout_s: float = 120.0
+    """Longest wait for one request, restarts of shards included."""
+    max_batch_size: int = 256
+    """Captions in one pass of the text tower."""
+    max_wait_ms: float = 2.0
+    """How long a shard gathers requests before it scores; unused where `deterministic` is set."""
+    deterministic: bool = True
+    """Whether each request is scored alone, so that other requests never change its last bits."""
+    pairs_per_clip: int = 6
+    """Preference pairs asked of each clip of the `preference` split."""
+    clap: ClapConfig = field(default_factory=ClapConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    text_terms: TextTermsConfig = field(default_factory=TextTermsConfig)
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+
+    def faults(self) -> Iterator[str]:
+        """Report values outside their range."""
+        yield from must_be_positive(
+            num_shards=self.num_shards,
+            timeout_s=self.timeout_s,
+            max_batch_size=self.max_batch_size,
+            pairs_per_clip=self.pairs_per_clip,
+        )
+        yield from must_not_be_negative(cache_mb=self.cache_mb, max_wait_ms=self.max_wait_ms)
