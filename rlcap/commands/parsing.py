@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from functools import partial
 from typing import TypeAlias
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """Where commands, or the actions of a command, are added."""
 
-HelpFormatter = partial(argparse.RawDescriptionHelpFormatter, max_help_position=32)
-"""Keeps the line breaks of descriptions and examples, and the list of commands on one line each."""
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the line breaks of descriptions and examples, and each command of a list on one line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+        # argparse forgets the indent of commands when it measures them.
+        self._action_max_length = 14
 
 
 def add_command(

@@ -1,0 +1,147 @@
+"""A finished run, made of plausible numbers and sounds, for the tests of what reads run directories."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from rlcap.config.run import RunConfig
+from rlcap.config.training import TrackingConfig
+from rlcap.metrics import MetricsWriter
+from rlcap.run_directory import RunDirectory, create_run_directory
+
+SCENES = (
+    (
+        "a dog barks twice, then a car horn",
+        "a dog barks and a car horn sounds",
+        "a dog barks twice and then a car horn",
+    ),
+    ("rain falls while thunder rolls", "rain falls", "rain falls while thunder rolls"),
+    ("a clock ticks before a door closes", "a clock ticks and a bird sings", "a clock ticks and then a door closes"),
+    ("a siren wails", "a siren wails", "a siren wails in the distance"),
+    ("birds sing over a stream", "a bird sings and a dog barks", "a bird sings while water runs"),
+    ("an engine starts and idles", "an engine runs", "an engine runs"),
+)
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[..., RunDirectory]:
+    """Return a function that writes a finished run of `num_updates` updates and `num_clips` held-out clips."""
+
+    def make(num_updates: int = 60, num_clips: int = 24) -> RunDirectory:
+        run = create_run_directory(RunConfig(run_dir=str(tmp_path / "quickstart-20260101-120000")))
+        rng = np.random.default_rng(0)
+        _write_metrics(run, num_updates, rng)
+        _write_samples(run, num_updates)
+        _write_heldout(run, num_clips, rng)
+        _write_quarantine(run)
+        run.summary.write_text(json.dumps(_summary()), encoding="utf-8")
+        return run
+
+    return make
+
+
+def _write_metrics(run: RunDirectory, num_updates: int, rng: np.random.Generator) -> None:
+    writer = MetricsWriter(run, TrackingConfig(tensorboard=False))
+    for update in range(1, num_updates + 1):
+        progress = 1 - np.exp(-update / 20)
+        writer.log(
+            update,
+            {
+                "rollout/reward_mean": 1.6 * progress + 0.12 * rng.normal(),
+                "rollout/kl_to_reference": 4.2 * progress**2 + 0.1 * rng.normal(),
+                "rollout/caption_length": 8 + 1.2 * progress + 0.2 * rng.normal(),
+                "learner/entropy": 0.9 - 0.35 * progress + 0.02 * rng.normal(),
+                "learner/clip_fraction": 0.08 + 0.02 * rng.normal(),
+                "learner/approx_kl": 0.006 + 0.001 * rng.normal(),
+                "learner/value_loss": 0.6 * np.exp(-update / 10) + 0.05 * abs(rng.normal()),
+            },
+        )
+    writer.close()
+
+
+def _write_samples(run: RunDirectory, num_updates: int) -> None:
+    rows = [
+        {
+            "update": update,
+            "clip_id": f"rl-{index:05d}",
+            "caption": baseline if update < num_updates / 2 else tuned,
+            "reward": 0.2 + update / num_updates,
+            "reward_version": "r1",
+        }
+        for update in range(0, num_updates + 1, max(1, num_updates // 6))
+        for index, (_, baseline, tuned) in enumerate(SCENES)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), run.samples)
+
+
+def _write_heldout(run: RunDirectory, num_clips: int, rng: np.random.Generator) -> None:
+    rows = []
+    for index in range(num_clips):
+        truth, baseline, tuned = SCENES[index % len(SCENES)]
+        rows.append(
+            {
+                "clip_id": f"heldout-{index:05d}",
+                "truth": truth,
+                "baseline": baseline,
+                "tuned": tuned,
+                "supervised": baseline,
+                "verdict": ("tuned", "tuned", "baseline", "tie")[index % 4],
+                "baseline_right": index % 3 == 0,
+                "tuned_right": index % 3 != 1,
+                "audio_flac": _flac(rng) if index < num_clips - 1 else None,
+            }
+        )
+    pq.write_table(pa.Table.from_pylist(rows), run.heldout)
+
+
+def _flac(rng: np.random.Generator) -> bytes:
+    seconds = np.arange(16_000) / 16_000
+    tone = 0.3 * np.sin(2 * np.pi * rng.uniform(200, 2000) * seconds) * np.exp(-4 * seconds)
+    buffer = io.BytesIO()
+    soundfile.write(buffer, tone + 0.01 * rng.normal(size=16_000), 16_000, format="FLAC")
+    return buffer.getvalue()
+
+
+def _write_quarantine(run: RunDirectory) -> None:
+    with run.quarantine.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows(
+            [("path", "reason"), ("broken.wav", "no audio could be decoded"), ("hush.wav", "silent: peak -96 dBFS")]
+        )
+
+
+def _summary() -> dict[str, object]:
+    return {
+        "experiment": "quickstart",
+        "seed": 0,
+        "synthetic": True,
+        "win_rate": 0.712,
+        "win_rate_ci95": [0.664, 0.758],
+        "win_rate_where_baseline_failed": 0.803,
+        "win_rate_where_baseline_failed_ci95": [0.741, 0.861],
+        "win_rate_vs_supervised": 0.54,
+        "win_rate_vs_supervised_ci95": [0.487, 0.595],
+        "controls": {
+            "text_only": {"win_rate_of_tuned_against_it": 0.69, "win_rate_of_tuned_against_it_ci95": [0.64, 0.74]},
+            "shuffled_audio": {"win_rate_of_tuned_against_it": 0.73},
+        },
+        "named_right_baseline": 0.41,
+        "named_right_tuned": 0.63,
+        "named_right_supervised": 0.58,
+        "reward_pair_accuracy": 0.811,
+        "mean_kl": 4.17,
+        "captions_per_s": 118.4,
+        "quarantined": 2,
+        "caption_length": {"baseline": 7.9, "tuned": 8.8, "supervised": 8.1},
+        "distinct_captions": {"baseline": 0.52, "tuned": 0.61, "supervised": 0.57},
+        "repetition": {"baseline": 0.004, "tuned": 0.006, "supervised": 0.004},
+        "wall_s": {"sft": 62.1, "clap": 148.0, "preferences": 21.5, "reward": 44.2, "ppo": 241.7, "evaluation": 33.0},
+    }

@@ -1,0 +1,139 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from rlcap.checkpoint import CHECKSUMS, latest_good, prune, update_of, verify_checkpoint, write_checkpoint
+from rlcap.errors import CheckpointError
+
+
+class Killed(BaseException):
+    """A kill, as far as the process can feel one."""
+
+
+def fill(text: str):
+    def write(folder: Path) -> None:
+        (folder / "weights").mkdir()
+        (folder / "weights" / "policy.bin").write_text(text, encoding="utf-8")
+        (folder / "state.json").write_text("{}", encoding="utf-8")
+
+    return write
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def test_a_checkpoint_is_named_by_its_update_and_verifies(tmp_path: Path):
+    path = write_checkpoint(tmp_path, 10, fill("ten"))
+    assert path.name == "update-000010"
+    assert update_of(path) == 10
+    verify_checkpoint(path)
+    assert sorted(json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))) == ["state.json", "weights/policy.bin"]
+
+
+def test_the_newest_is_found_by_number_not_by_name(tmp_path: Path):
+    for update in (999_999, 1_000_000, 20):
+        write_checkpoint(tmp_path, update, fill(str(update)))
+    latest = latest_good(tmp_path)
+    assert latest is not None
+    assert update_of(latest) == 1_000_000
+
+
+def test_nothing_there_is_nothing_good(tmp_path: Path):
+    assert latest_good(tmp_path / "none") is None
+    assert latest_good(tmp_path) is None
+
+
+@pytest.mark.parametrize("step", ["write", "checksums", "sync", "rename"])
+def test_a_kill_at_any_step_leaves_the_previous_one_good(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    previous = write_checkpoint(tmp_path, 1, fill("one"))
+
+    def killed(*args: object, **kwargs: object) -> None:
+        raise Killed
+
+    def half_write(folder: Path) -> None:
+        (folder / "state.json").write_text("{", encoding="utf-8")
+        raise Killed
+
+    write = fill("two")
+    with monkeypatch.context() as patch:
+        if step == "write":
+            write = half_write
+        elif step == "checksums":
+            patch.setattr("rlcap.checkpoint._sha256", killed)
+        elif step == "sync":
+            patch.setattr("rlcap.checkpoint._sync", killed)
+        else:
+            patch.setattr(Path, "rename", killed)
+        with pytest.raises(Killed):
+            write_checkpoint(tmp_path, 2, write)
+
+    assert latest_good(tmp_path) == previous
+    latest = write_checkpoint(tmp_path, 2, fill("two"))
+    assert latest_good(tmp_path) == latest
+    assert names(tmp_path) == ["update-000001", "update-000002"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "checksums", "no_checksums", "empty_checksums"])
+def test_a_damaged_one_is_passed_over_with_a_sentence(damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    good = write_checkpoint(tmp_path, 1, fill("one"))
+    bad = write_checkpoint(tmp_path, 2, fill("two"))
+    weights = bad / "weights" / "policy.bin"
+    if damage == "flip":
+        weights.write_text("twp", encoding="utf-8")
+    elif damage == "truncate":
+        weights.write_text("", encoding="utf-8")
+    elif damage == "remove":
+        weights.unlink()
+    elif damage == "no_checksums":
+        (bad / CHECKSUMS).unlink()
+    else:
+        (bad / CHECKSUMS).write_text("{}" if damage == "empty_checksums" else '{"a', encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        assert latest_good(tmp_path) == good
+    assert str(bad) in caplog.text
+    assert "passed over" in caplog.text
+
+
+def test_the_message_names_the_damaged_file(tmp_path: Path):
+    path = write_checkpoint(tmp_path, 1, fill("one"))
+    (path / "state.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"is damaged: state.json does not match"):
+        verify_checkpoint(path)
+    with pytest.raises(CheckpointError, match="there is no whole checkpoint at"):
+        verify_checkpoint(tmp_path / "update-000009")
+
+
+def test_an_update_can_be_written_again(tmp_path: Path):
+    write_checkpoint(tmp_path, 1, fill("one"))
+    path = write_checkpoint(tmp_path, 1, fill("uno"))
+    verify_checkpoint(path)
+    assert (path / "weights" / "policy.bin").read_text(encoding="utf-8") == "uno"
+
+
+def test_pruning_keeps_the_last_good_ones(tmp_path: Path):
+    for update in range(1, 6):
+        write_checkpoint(tmp_path, update, fill(str(update)))
+    (tmp_path / "update-000005" / "state.json").unlink()
+    prune(tmp_path, keep_last=2)
+    assert names(tmp_path) == ["update-000003", "update-000004", "update-000005"]
+
+
+def test_pruning_touches_nothing_where_there_are_too_few_good_ones(tmp_path: Path):
+    for update in (1, 2):
+        write_checkpoint(tmp_path, update, fill(str(update)))
+    (tmp_path / "update-000001" / CHECKSUMS).unlink()
+    prune(tmp_path, keep_last=2)
+    assert names(tmp_path) == ["update-000001", "update-000002"]
+
+
+def test_what_cannot_be_a_checkpoint_is_refused(tmp_path: Path):
+    with pytest.raises(CheckpointError, match="must hold plain files"):
+        write_checkpoint(tmp_path, 1, lambda folder: None)
+    with pytest.raises(CheckpointError, match="must hold plain files"):
+        write_checkpoint(tmp_path, 1, lambda folder: (folder / "link").symlink_to(tmp_path))
+    with pytest.raises(CheckpointError, match="expected update-<number>, got weights"):
+        update_of(tmp_path / "weights")
+    assert latest_good(tmp_path) is None

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from rlcap.config.load import read_config
+from rlcap.config.run import RunConfig
+from rlcap.errors import ConfigError
+from rlcap.run_directory import choose_run_directory, create_run_directory, find_run_directory
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_new_run_is_named_by_experiment_and_time_and_found_as_the_latest():
+    run = create_run_directory(RunConfig(experiment="bees"))
+    assert run.path.parent == Path("runs")
+    assert run.path.name.startswith("bees-20")
+    assert find_run_directory().path == run.path.resolve()
+    assert read_config(run.config).experiment == "bees"
+
+
+def test_two_runs_in_one_second_do_not_meet():
+    first, second = create_run_directory(RunConfig()), create_run_directory(RunConfig())
+    assert first.path != second.path
+    assert find_run_directory().path == second.path.resolve()
+
+
+def test_a_given_folder_is_used_as_it_stands():
+    assert choose_run_directory(RunConfig(run_dir="here")) == Path("here")
+    Path("here").mkdir()
+    assert create_run_directory(RunConfig(run_dir="here")).config.is_file()
+
+
+def test_a_folder_with_other_files_is_refused():
+    Path("mine").mkdir()
+    Path("mine", "thesis.tex").touch()
+    with pytest.raises(ConfigError, match=r"holds files that are not of a run, such as thesis.tex"):
+        create_run_directory(RunConfig(run_dir="mine"))
+    assert not Path("latest").exists()
+
+
+def test_an_earlier_run_is_not_overwritten():
+    create_run_directory(RunConfig(run_dir="runs/a"))
+    with pytest.raises(ConfigError, match="add resume=true to continue it"):
+        create_run_directory(RunConfig(run_dir="runs/a"))
+
+
+def test_a_file_in_the_way_is_named():
+    Path("a").touch()
+    with pytest.raises(ConfigError, match="run_dir must be a folder, but a is a file"):
+        create_run_directory(RunConfig(run_dir="a"))
+
+
+def test_a_folder_of_ones_own_called_latest_stays():
+    Path("runs/latest").mkdir(parents=True)
+    create_run_directory(RunConfig(run_dir="runs/a"))
+    assert not Path("runs/latest").is_symlink()
+
+
+def test_a_missing_run_is_answered_with_those_there_are():
+    with pytest.raises(ConfigError, match="there are no runs below"):
+        find_run_directory()
+    create_run_directory(RunConfig(run_dir="runs/a"))
+    with pytest.raises(ConfigError, match=r"there is no run at runs/b; runs here: a$"):
+        find_run_directory("runs/b")
+    Path("c").mkdir()
+    with pytest.raises(ConfigError, match=r"not the folder of a run: it holds no config.yaml"):
+        find_run_directory("c")
