@@ -131,7 +131,7 @@ def test_pruning_touches_nothing_where_there_are_too_few_good_ones(tmp_path: Pat
 
 def test_what_cannot_be_a_checkpoint_is_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match="must hold plain files"):
-        write_checkpoint(tmp_path, 1, lambda folder: None)
+        write_checkpoint(tmp_path, 1, lambda _: None)
     with pytest.raises(CheckpointError, match="must hold plain files"):
         write_checkpoint(tmp_path, 1, lambda folder: (folder / "link").symlink_to(tmp_path))
     with pytest.raises(CheckpointError, match="expected update-<number>, got weights"):

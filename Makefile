@@ -1,0 +1,39 @@
+# make quickstart   the whole job on synthetic sounds      make test   everything that CI checks
+# make install      what both need, into .venv             make lint   style, types, and import rules
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+ARGS ?=
+
+.PHONY: quickstart install lint test
+
+quickstart: $(INSTALLED)
+	$(BIN)/rlcap quickstart $(ARGS)
+
+install: $(INSTALLED)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/ray
+	$(BIN)/pytest tests/e2e
+
+# A command of that name is not enough: a version manager's stand-in may exist and fail.
+$(BIN)/python:
+	@for python in python3.12 python3.11 python3; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null; then \
+	    echo "creating .venv with $$($$python --version)"; exec $$python -m venv .venv; \
+	  fi; \
+	done; \
+	echo "rlcap needs Python 3.11 or 3.12; none of python3.12, python3.11 and python3 is one here" >&2; exit 1
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,laion]"
+	@touch $@
