@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import Tensor, distributed, nn
+
+from rlcap.errors import ActorLostError
 
 
 class Collective(Protocol):
@@ -51,6 +54,28 @@ class LearnerProcessGroup:
     def copy_from_first(self, tensor: Tensor) -> None:
         """Broadcast from learner 0."""
         distributed.broadcast(tensor, src=0)
+
+
+@contextmanager
+def all_or_none(collective: Collective, device: torch.device) -> Iterator[None]:
+    """Run a learner's own part of common work; if it fails on one learner, it ends on all.
+
+    Otherwise those that are well would wait without end for the one that is not.
+
+    Raises:
+        ActorLostError: If another learner failed.
+    """
+    if collective.num_learners == 1:
+        yield
+        return
+    num_failed = torch.ones(1, device=device)
+    try:
+        yield
+        num_failed.zero_()
+    finally:
+        collective.sum_in_place(num_failed)
+    if num_failed:
+        raise ActorLostError("another learner of the group failed in this update; its own error says why")
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], collective: Collective) -> None:

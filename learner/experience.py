@@ -51,28 +51,29 @@ def compute_advantages(batch: LearnerBatch, config: PPOConfig, normaliser: Rewar
 
 
 def describe(batch: LearnerBatch, learned: Advantages, config: PPOConfig) -> dict[str, float]:
-    """Return averages of an update's rollouts, rewards and advantages, for the log."""
+    """Return averages of an update's rollouts, rewards and advantages, by metric name."""
     mask = batch.captions.action_mask
     num_rollouts = len(batch.scores)
     facts: dict[str, float] = {
-        "num_rollouts": num_rollouts,
-        "num_failed_rewards": batch.num_failed,
-        "num_tokens": int(mask.sum()),
+        "rollout/num_rollouts": num_rollouts,
+        "rollout/num_tokens": int(mask.sum()),
+        "rollout/failed": batch.num_failed,
     }
     if not num_rollouts:
         return facts
     facts |= {
-        "reward_mean": float(batch.scores.mean()),
-        "reward_std": float(batch.scores.std(correction=0)),
-        "ref_kl": float(masked_sum(batch.log_probs - batch.ref_log_probs, mask)) / num_rollouts,
-        "caption_length": float(mask.sum()) / num_rollouts,
-        "truncated_fraction": float(batch.truncated.float().mean()),
-        "advantage_mean": float(masked_mean(learned.advantages, mask)),
-        "advantage_std": float(masked_var(learned.advantages, mask).sqrt()),
+        "rollout/reward_mean": float(batch.scores.mean()),
+        "rollout/reward_std": float(batch.scores.std(correction=0)),
+        "rollout/kl_to_reference": float(masked_sum(batch.log_probs - batch.ref_log_probs, mask)) / num_rollouts,
+        "rollout/caption_length": float(mask.sum()) / num_rollouts,
+        "rollout/truncated": float(batch.truncated.float().mean()),
+        "learner/advantage_mean": float(masked_mean(learned.advantages, mask)),
+        "learner/advantage_std": float(masked_var(learned.advantages, mask).sqrt()),
     }
     if config.kind is AlgorithmKind.ppo:
         unexplained = masked_var(learned.returns - batch.values, mask)
-        facts["explained_variance"] = float(1 - unexplained / masked_var(learned.returns, mask).clamp(min=1e-8))
+        explained = 1 - unexplained / masked_var(learned.returns, mask).clamp(min=1e-8)
+        facts["learner/explained_variance"] = float(explained)
     return facts
 
 

@@ -28,6 +28,15 @@ AVERAGES = (
 )
 
 
+def switched_off(config: PPOConfig) -> frozenset[str]:
+    """Return those of the `AVERAGES` that mean nothing under these settings."""
+    critic = frozenset({"value_loss", "value_clip_fraction"})
+    reference = frozenset({"kl_loss"})
+    return (frozenset() if config.kind is AlgorithmKind.ppo else critic) | (
+        frozenset() if config.kl_in is KLPlace.loss else reference
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Objective:
     """What to minimise, and the `AVERAGES` behind it, detached; a term that is switched off is 0."""

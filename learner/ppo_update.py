@@ -31,11 +31,11 @@ from learner.batching import (
     take_clips,
     take_minibatch,
 )
-from learner.collective import Collective, SingleLearner, sum_gradients
+from learner.collective import Collective, SingleLearner, all_or_none, sum_gradients
 from learner.experience import compute_advantages, describe
 from learner.ledger import RolloutLedger
 from learner.normaliser import RewardNormaliser
-from learner.objective import AVERAGES, Objective, ppo_objective
+from learner.objective import AVERAGES, Objective, ppo_objective, switched_off
 from learner.optimisation import build_optimizer, check_finite, clip_gradient, set_learning_rates
 from learner.progress import Progress
 from rlcap.captioners.captioner import Captioner, PolicyOutput
@@ -87,12 +87,14 @@ class PPOUpdate:
         )
         progress = self._train(Experience(captions=batch.captions, targets=targets))
         self.policy_version += 1
+        captions = [caption for one in scored for caption in one.rollouts.captions]
         return {
             **describe(batch, learned, self.config),
-            **progress.metrics(),
-            "staleness_max": int(staleness.max()) if len(staleness) else 0,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "update_s": time.perf_counter() - started,
+            **progress.metrics(left_out=switched_off(self.config)),
+            "rollout/distinct_captions": len(set(captions)) / len(captions),
+            "rollout/staleness": float(staleness.float().mean()) if len(staleness) else 0.0,
+            "learner/learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learner/update_s": time.perf_counter() - started,
         }
 
     def forward(self, captions: Captions) -> PolicyOutput:
@@ -117,11 +119,12 @@ class PPOUpdate:
         self.optimizer.zero_grad(set_to_none=True)
         averages = torch.zeros(len(AVERAGES), device=self._device)
         mine = self._my_share(clips)
-        if len(mine):
-            minibatch = take_minibatch(experience, mine).to(self._device)
-            objective = self.objective(self.forward(minibatch.captions), minibatch, num_tokens=num_tokens)
-            torch.autograd.backward(objective.loss)
-            averages = objective.averages
+        with all_or_none(self._collective, self._device):
+            if len(mine):
+                minibatch = take_minibatch(experience, mine).to(self._device)
+                objective = self.objective(self.forward(minibatch.captions), minibatch, num_tokens=num_tokens)
+                torch.autograd.backward(objective.loss)
+                averages = objective.averages
         sum_gradients(self._parameters(), self._collective)
         self._collective.sum_in_place(averages)
         return averages.cpu()
@@ -169,12 +172,13 @@ class PPOUpdate:
             return batch.log_probs
         captions = batch.captions
         recomputed = torch.zeros_like(batch.log_probs)
-        for clips in deal_clips(captions.clip_index[stale], self.config.minibatch_size, [self._seed]):
-            mine = self._my_share(clips)
-            if len(mine):
-                part = take_clips(captions, mine).to(self._device)
-                rows = rows_of(captions.clip_index, mine)
-                recomputed[rows, : part.tokens.shape[1]] = self.forward(part).log_probs.cpu()
+        with all_or_none(self._collective, self._device):
+            for clips in deal_clips(captions.clip_index[stale], self.config.minibatch_size, [self._seed]):
+                mine = self._my_share(clips)
+                if len(mine):
+                    part = take_clips(captions, mine).to(self._device)
+                    rows = rows_of(captions.clip_index, mine)
+                    recomputed[rows, : part.tokens.shape[1]] = self.forward(part).log_probs.float().cpu()
         recomputed = recomputed.to(self._device)
         self._collective.sum_in_place(recomputed)
         return torch.where(stale[:, None], recomputed.cpu(), batch.log_probs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -33,13 +34,18 @@ class Progress:
         self.num_steps += 1
         self.grad_norms += grad_norm
 
-    def metrics(self) -> dict[str, float]:
-        """Return token means over all steps, and counts."""
+    def metrics(self, left_out: Collection[str]) -> dict[str, float]:
+        """Return token means over all steps and counts by metric name, `left_out` not among them."""
         counts: dict[str, float] = {
-            "num_optimizer_steps": self.num_steps,
-            "num_skipped_minibatches": self.num_skipped,
+            "learner/num_optimizer_steps": self.num_steps,
+            "learner/num_skipped_minibatches": self.num_skipped,
         }
         if not self.num_steps:
             return counts
-        means = dict(zip(AVERAGES, (self.totals / self.num_tokens).tolist(), strict=True))
-        return counts | means | {"mismatch_kl": self.mismatch_kl, "grad_norm": self.grad_norms / self.num_steps}
+        means = zip(AVERAGES, (self.totals / self.num_tokens).tolist(), strict=True)
+        return {
+            **counts,
+            **{f"learner/{name}": mean for name, mean in means if name not in left_out},
+            "learner/mismatch_kl": self.mismatch_kl,
+            "learner/grad_norm": self.grad_norms / self.num_steps,
+        }

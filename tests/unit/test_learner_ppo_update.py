@@ -17,7 +17,7 @@ from learner.objective import AVERAGES
 from learner.ppo_update import PPOUpdate
 from rlcap.captioners.captioner import Encoding, PolicyOutput
 from rlcap.config.algorithm import AlgorithmKind, KLEstimator, KLPlace, PPOConfig
-from rlcap.errors import CheckpointError, RlcapError
+from rlcap.errors import ActorLostError, CheckpointError, RlcapError
 from rlcap.types import PolicyFeatures, RewardBatch, RolloutBatch, ScoredRollouts
 
 VOCABULARY, EOS, WIDTH, MELS = 7, 0, 6, 3
@@ -220,7 +220,7 @@ def test_failed_rewards_count_as_if_their_rollouts_had_never_been(kind):
         rewards=RewardBatch(scored.rewards.scores[kept], np.zeros(8, dtype=bool), (), "v1"),
     )
     assert torch.equal(weights_after([scored], kind=kind), weights_after([alone], kind=kind))
-    assert make_update(kind=kind).update([scored])["num_failed_rewards"] == 8
+    assert make_update(kind=kind).update([scored])["rollout/failed"] == 8
 
 
 def test_an_update_whose_every_reward_failed_takes_no_step_and_says_so():
@@ -228,7 +228,7 @@ def test_an_update_whose_every_reward_failed_takes_no_step_and_says_so():
     before = weights_of(update)
     metrics = update.update([sample(update.captioner, failed=range(16))])
     assert torch.equal(weights_of(update), before)
-    assert (metrics["num_optimizer_steps"], metrics["num_failed_rewards"], update.policy_version) == (0, 16, 1)
+    assert (metrics["learner/num_optimizer_steps"], metrics["rollout/failed"], update.policy_version) == (0, 16, 1)
 
 
 class ThreadedLearner:
@@ -281,9 +281,32 @@ def test_several_learners_do_what_one_does(num_learners, kind):
         assert torch.equal(weights, results[0][0])
         torch.testing.assert_close(weights, weights_of(alone), rtol=0, atol=1e-5)
         for one, other in zip(metrics, alone_metrics, strict=True):
-            del one["update_s"], other["update_s"]
+            del one["learner/update_s"], other["learner/update_s"]
             assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
-            other["update_s"] = one["update_s"] = 0.0
+            other["learner/update_s"] = one["learner/update_s"] = 0.0
+
+
+def test_a_learner_that_fails_stops_the_others_instead_of_keeping_them_waiting():
+    barrier, board, errors = threading.Barrier(2), {}, {}
+
+    def learn(rank):
+        update = make_update(SmallCaptioner(), collective=ThreadedLearner(rank, barrier, board))
+        if rank == 1:
+            update.captioner.encode = lambda *_: (_ for _ in ()).throw(MemoryError("planted"))
+        try:
+            update.update([scored])
+        except (MemoryError, ActorLostError) as error:
+            errors[rank] = error
+
+    scored = sample(SmallCaptioner())
+    threads = [threading.Thread(target=learn, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert isinstance(errors[1], MemoryError)
+    assert isinstance(errors[0], ActorLostError)
+    assert "another learner of the group failed" in str(errors[0])
 
 
 @pytest.mark.parametrize("kind", AlgorithmKind)
@@ -298,7 +321,7 @@ def test_a_resumed_run_gives_the_same_bits(kind, tmp_path):
     saved_state.load(resumed, tmp_path)
     for scored in batches[2:]:
         first, second = straight.update(scored), resumed.update(scored)
-        del first["update_s"], second["update_s"]
+        del first["learner/update_s"], second["learner/update_s"]
         assert first == second
     assert torch.equal(weights_of(straight), weights_of(resumed))
     with pytest.raises(RlcapError, match="batch 0 came to the learner twice"):
@@ -366,10 +389,10 @@ def test_long_gradients_are_scaled_down():
 
 def test_fresh_rollouts_show_no_mismatch_and_need_no_weight():
     metrics = make_update(num_epochs=1, minibatch_size=99).update([sample(SmallCaptioner())])
-    assert metrics["mismatch_kl"] == pytest.approx(0, abs=1e-6)
-    assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6)
-    assert metrics["importance_weight"] == pytest.approx(1, abs=1e-6)
-    assert metrics["staleness_max"] == 0
+    assert metrics["learner/mismatch_kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["learner/approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["learner/importance_weight"] == pytest.approx(1, abs=1e-6)
+    assert metrics["rollout/staleness"] == 0
 
 
 def test_stale_rollouts_are_weighted_and_their_trust_region_lies_around_the_policy_of_now():
@@ -387,11 +410,11 @@ def test_stale_rollouts_are_weighted_and_their_trust_region_lies_around_the_poli
                                captions.action_mask, 0.8).log_probs for one in (current, sampler)]  # fmt: skip
         expected += (views[0] - views[1])[captions.action_mask].exp().clamp(max=1.2).tolist()
     metrics = update.update([old, new])
-    assert metrics["staleness_max"] == 3
-    assert metrics["approx_kl"] == pytest.approx(0, abs=1e-6)
-    assert metrics["mismatch_kl"] > 1e-4
-    assert metrics["importance_weight"] == pytest.approx(sum(expected) / len(expected), abs=1e-5)
-    assert metrics["importance_weight"] != pytest.approx(1, abs=1e-4)
+    assert metrics["rollout/staleness"] == 1.5
+    assert metrics["learner/approx_kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["learner/mismatch_kl"] > 1e-4
+    assert metrics["learner/importance_weight"] == pytest.approx(sum(expected) / len(expected), abs=1e-5)
+    assert metrics["learner/importance_weight"] != pytest.approx(1, abs=1e-4)
 
 
 def test_rollouts_of_a_newer_policy_are_refused():
@@ -410,17 +433,17 @@ def test_dropout_is_off():
     update = make_update(SmallCaptioner(dropout=0.5), num_epochs=1, minibatch_size=99)
     scored = sample(update.captioner)
     update.captioner.train()
-    assert update.update([scored])["mismatch_kl"] == pytest.approx(0, abs=1e-6)
+    assert update.update([scored])["learner/mismatch_kl"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_policy_that_moves_too_far_ends_the_update_early():
     settings = {"learning_rate": 0.1, "num_epochs": 10}
     free = make_update(**settings).update([sample(SmallCaptioner())])
     bound = make_update(**settings, target_kl=0.01).update([sample(SmallCaptioner())])
-    assert (free["num_optimizer_steps"], free["num_skipped_minibatches"]) == (20, 0)
-    assert 0 < bound["num_optimizer_steps"] < 20
-    assert bound["num_optimizer_steps"] + bound["num_skipped_minibatches"] == 20
-    assert bound["approx_kl"] <= 0.01
+    assert (free["learner/num_optimizer_steps"], free["learner/num_skipped_minibatches"]) == (20, 0)
+    assert 0 < bound["learner/num_optimizer_steps"] < 20
+    assert bound["learner/num_optimizer_steps"] + bound["learner/num_skipped_minibatches"] == 20
+    assert bound["learner/approx_kl"] <= 0.01
 
 
 def test_step_sizes_warm_up():
@@ -428,7 +451,7 @@ def test_step_sizes_warm_up():
     rates = []
     for index in range(5):
         metrics = update.update([sample(update.captioner, index, version=index)])
-        rates.append((metrics["learning_rate"], update.optimizer.param_groups[1]["lr"]))
+        rates.append((metrics["learner/learning_rate"], update.optimizer.param_groups[1]["lr"]))
     assert rates == [(0.25, 0.5), (0.5, 1.0), (0.75, 1.5), (1.0, 2.0), (1.0, 2.0)]
 
 
@@ -507,4 +530,5 @@ def test_a_strong_penalty_pulls_the_policy_back_to_the_reference():
 def test_metrics_are_finite_numbers():
     metrics = make_update().update([sample(SmallCaptioner())])
     assert all(math.isfinite(value) for value in metrics.values())
-    assert {"policy_loss", "value_loss", "reward_mean", "ref_kl", "explained_variance", "grad_norm"} <= metrics.keys()
+    assert {"learner/value_loss", "learner/explained_variance", "rollout/kl_to_reference"} <= metrics.keys()
+    assert "learner/kl_loss" not in metrics

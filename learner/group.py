@@ -1,0 +1,79 @@
+"""What the driver does with a group of learners."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import ray
+from ray.rllib.core.learner.learner_group import LearnerGroup
+
+from learner.ppo_learner import CaptionPPOLearner, LearnerResult
+from rlcap.errors import ActorLostError
+
+Answer = TypeVar("Answer")
+
+
+def update_learners(group: LearnerGroup, rollout_refs: Sequence[ray.ObjectRef]) -> LearnerResult:
+    """Train on rollouts by reference and wait; the driver never holds their data, and every learner is sent all.
+
+    Raises:
+        RlcapError: What a learner raised. The group may be out of step: shut it down, build another, load a checkpoint.
+        ActorLostError: If a learner died, now or before.
+    """
+    refs = list(rollout_refs)
+    return _on_each(group, lambda learner: learner.update(batch_refs=refs))[0]
+
+
+def save_learners(group: LearnerGroup, directory: Path) -> None:
+    """Write the learners' part of a checkpoint, once; learners on other machines need to share the folder.
+
+    Raises:
+        ActorLostError: If a learner is lost.
+    """
+    path = str(directory.absolute())
+    _on_each(group, lambda learner: learner.save_update(path))
+
+
+def load_learners(group: LearnerGroup, directory: Path) -> LearnerResult:
+    """Take every learner back to a checkpoint; the result holds the weights to publish, and no metrics.
+
+    Raises:
+        ActorLostError: If a learner is lost.
+        CheckpointError: If the checkpoint is missing, damaged, or of another captioner.
+    """
+    path = str(directory.absolute())
+    return _on_each(group, lambda learner: learner.load_update(path))[0]
+
+
+def learner_weights(group: LearnerGroup) -> LearnerResult:
+    """Return the current weights, to be published before the first update, and no metrics.
+
+    Raises:
+        ActorLostError: If a learner is lost.
+    """
+    return _on_each(group, lambda learner: learner.current())[0]
+
+
+def _on_each(group: LearnerGroup, call: Callable[[CaptionPPOLearner], Answer]) -> list[Answer]:
+    """Call a function on every learner and return all answers; raise the error that explains the others."""
+    answers = [result.get() for result in group.foreach_learner(call)]
+    # RLlib leaves lost learners out without a word.
+    if len(answers) != max(1, len(group)):
+        raise _lost(group, len(answers))
+    errors = [answer for answer in answers if isinstance(answer, Exception)]
+    for error in errors:
+        if isinstance(error, ray.exceptions.RayActorError):
+            raise _lost(group, len(answers) - len(errors)) from error
+    if errors:
+        # Learners that only noticed the failure of another say so by an ActorLostError.
+        raise min(errors, key=lambda error: isinstance(error, ActorLostError))
+    return answers
+
+
+def _lost(group: LearnerGroup, num_answers: int) -> ActorLostError:
+    return ActorLostError(
+        f"{num_answers} of {max(1, len(group))} learners answered: shut the learner group down, build another, and "
+        "load the last checkpoint"
+    )

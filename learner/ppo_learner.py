@@ -1,0 +1,131 @@
+"""The PPO update under RLlib: in process, in one remote learner, or data-parallel in several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.learner.training_data import TrainingData
+from torch import Tensor, distributed
+
+from learner import saved_state
+from learner.batching import Experience
+from learner.collective import Collective, LearnerProcessGroup, SingleLearner
+from learner.ppo_update import PPOUpdate
+from learner.rl_module import CaptionRLModule
+from learner.weights import FlatWeights, publish
+from rlcap.captioners.captioner import PolicyOutput
+from rlcap.config.algorithm import PPOConfig
+from rlcap.types import ScoredRollouts
+
+PPO = "ppo"
+SEED = "seed"
+
+
+def learner_settings(ppo: PPOConfig, seed: int) -> dict[str, object]:
+    """Return what `AlgorithmConfig.training(learner_config_dict=...)` must hold for `CaptionPPOLearner`."""
+    return {PPO: ppo, SEED: seed}
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerResult:
+    """Where one learner stands, and what its last update reported."""
+
+    metrics: dict[str, float]
+    policy_version: int
+    weights: FlatWeights | None
+    """The trainable weights of this version; from the first learner only."""
+
+
+class CaptionPPOLearner(TorchLearner):
+    """Runs `PPOUpdate` where RLlib would run its own minibatch loop.
+
+    RLlib gives the processes, their process group and their life cycle. Its loop is not used: it repeats the rows of
+    ragged minibatches, averages a minibatch at a time, and hangs on uneven shards.
+    """
+
+    ppo_update: PPOUpdate
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:  # noqa: ANN401
+        """Set up the update, and register its optimiser with RLlib."""
+        settings = (config or self.config).learner_config_dict
+        collective: Collective = LearnerProcessGroup() if self.config.num_learners > 1 else SingleLearner()
+        self.ppo_update = PPOUpdate(
+            self._caption_module.captioner, settings[PPO], seed=settings[SEED], collective=collective
+        )
+        optimizer = self.ppo_update.optimizer
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.register_optimizer(module_id=module_id, optimizer=optimizer, params=parameters)
+
+    def compute_loss_for_module(
+        self,
+        *,
+        module_id: str,  # noqa: ARG002
+        config: Any,  # noqa: ANN401, ARG002
+        batch: Experience,
+        fwd_out: dict[str, Tensor],
+    ) -> Tensor:
+        """Return the loss of a minibatch, for whoever drives this learner by RLlib's interface."""
+        return self.ppo_update.objective(PolicyOutput(**fwd_out), batch).loss
+
+    def update(
+        self,
+        batch: Any = None,  # noqa: ANN401
+        batches: Any = None,  # noqa: ANN401
+        batch_refs: Any = None,  # noqa: ANN401
+        *_: object,
+        training_data: TrainingData | None = None,
+        **__: object,
+    ) -> LearnerResult:
+        """Train on `ScoredRollouts`, given by reference (`learner.group.update_learners`) or in process."""
+        given = training_data or TrainingData(batch=batch, batches=batches, batch_refs=batch_refs)
+        return self._result(self.ppo_update.update(_resolve(given)))
+
+    def current(self) -> LearnerResult:
+        """Return weights and version as they are, without metrics."""
+        return self._result({})
+
+    def save_update(self, directory: str) -> None:
+        """Write the learner's part of a checkpoint; only the first learner writes."""
+        if self._is_first:
+            saved_state.save(self.ppo_update, Path(directory))
+
+    def load_update(self, directory: str) -> LearnerResult:
+        """Read what `save_update` wrote, and return the weights; every learner reads."""
+        saved_state.load(self.ppo_update, Path(directory))
+        return self._result({})
+
+    def _result(self, metrics: dict[str, float]) -> LearnerResult:
+        weights = publish(self.ppo_update.captioner, trainable_only=True) if self._is_first else None
+        return LearnerResult(metrics, self.ppo_update.policy_version, weights)
+
+    @property
+    def _is_first(self) -> bool:
+        return self.config.num_learners <= 1 or distributed.get_rank() == 0
+
+    @property
+    def _caption_module(self) -> CaptionRLModule:
+        module: CaptionRLModule = self.module[DEFAULT_MODULE_ID]
+        return module
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """Leave the module bare: `PPOUpdate` sums gradients itself, so that learners may have uneven shares."""
+
+    def _get_optimizer_state(self) -> dict[str, Any]:
+        return self.ppo_update.training_state()
+
+    def _set_optimizer_state(self, state: dict[str, Any]) -> None:
+        self.ppo_update.load_training_state(state)
+
+
+def _resolve(given: TrainingData) -> Sequence[ScoredRollouts]:
+    """Return the rollouts that `given` holds or refers to."""
+    if given.batch_refs is not None:
+        rollouts: list[ScoredRollouts] = ray.get(given.batch_refs)
+        return rollouts
+    return [given.batch] if given.batch is not None else given.batches

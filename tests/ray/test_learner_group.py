@@ -1,0 +1,258 @@
+"""The learner under RLlib's LearnerGroup: in process, in one remote process, and data-parallel in two.
+
+Also what rlcap relies on in RLlib, so that an upgrade that changes it is seen.
+"""
+
+import os
+import sys
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.learner_group import LearnerGroup
+from torch import nn
+
+from learner.batching import Experience, Targets, merge
+from learner.group import learner_weights, load_learners, save_learners, update_learners
+from learner.objective import AVERAGES
+from learner.ppo_learner import CaptionPPOLearner, learner_settings
+from learner.ppo_update import PPOUpdate
+from learner.rl_module import CAPTIONS, WEIGHTS, CaptionRLModule, captioner_module_spec
+from learner.weights import load_into
+from rlcap.captioners.captioner import Encoding, PolicyOutput
+from rlcap.config.algorithm import PPOConfig
+from rlcap.errors import ActorLostError, CheckpointError, RlcapError
+from rlcap.types import PolicyFeatures, RewardBatch, RolloutBatch, ScoredRollouts
+
+VOCABULARY, WIDTH, MELS = 7, 6, 3
+PPO = PPOConfig(learning_rate=1e-2, value_learning_rate=1e-2, minibatch_size=8)
+
+# Workers cannot import this file.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class SmallCaptioner(nn.Module):
+    """Predicts each token from the clip and the token before it; a frozen layer is in bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.audio = nn.Linear(MELS, WIDTH)
+        self.token = nn.Embedding(VOCABULARY, WIDTH)
+        self.coarse = nn.Linear(WIDTH, WIDTH).to(torch.bfloat16).requires_grad_(requires_grad=False)
+        self.vocabulary = nn.Linear(WIDTH, VOCABULARY)
+        self.value_head = nn.Linear(WIDTH, 1)
+
+    def encode(self, frames, frame_mask):
+        total = torch.where(frame_mask[..., None], frames, 0.0).sum(dim=1)
+        return Encoding(self.audio(total / frame_mask.sum(dim=1, keepdim=True))[:, None])
+
+    def log_probs(self, encoding, clip_index, tokens, action_mask, temperature):
+        known = torch.where(action_mask, tokens, 0)
+        before = nn.functional.pad(self.token(known[:, :-1]), (0, 0, 1, 0))
+        hidden = torch.tanh(encoding.states[clip_index] + before)
+        hidden = hidden + 0.1 * self.coarse(hidden.to(torch.bfloat16)).float()
+        log_softmax = (self.vocabulary(hidden) / temperature).log_softmax(-1)
+        return PolicyOutput(
+            log_probs=log_softmax.gather(-1, known[..., None]).squeeze(-1),
+            values=self.value_head(hidden.detach()).squeeze(-1),
+            entropy=-(log_softmax.exp() * log_softmax).sum(-1),
+        )
+
+
+class SmallCaptionRLModule(CaptionRLModule):
+    def load(self, checkpoint):
+        assert checkpoint == "small"
+        return SmallCaptioner()
+
+
+def sample(batch_index, *, version=0, num_clips=3, group=4, num_tokens=5):
+    rng = np.random.default_rng(batch_index)
+    rows = num_clips * group
+    shape = (rows, num_tokens)
+    lengths = rng.integers(1, num_tokens + 1, size=rows)
+    rollouts = RolloutBatch(
+        clip_ids=tuple(str(clip) for clip in range(num_clips)),
+        features=PolicyFeatures(
+            rng.normal(size=(num_clips, 5, MELS)).astype(np.float32), np.ones((num_clips, 5), dtype=bool)
+        ),
+        clip_index=np.repeat(np.arange(num_clips), group),
+        tokens=rng.integers(0, VOCABULARY, size=shape),
+        action_mask=np.arange(num_tokens) < lengths[:, None],
+        log_probs=rng.normal(-2, 0.1, size=shape).astype(np.float32),
+        ref_log_probs=rng.normal(-2, 0.1, size=shape).astype(np.float32),
+        values=rng.normal(size=shape).astype(np.float32),
+        truncated=np.zeros(rows, dtype=bool),
+        captions=("",) * rows,
+        temperature=0.8,
+        policy_version=version,
+        batch_index=batch_index,
+    )
+    rewards = RewardBatch(rng.normal(size=rows).astype(np.float32), np.zeros(rows, dtype=bool), (), "v1")
+    return ScoredRollouts(rollouts, rewards)
+
+
+def updates(num_updates):
+    """Two batches an update, with a number of clips that two learners cannot share evenly."""
+    return [
+        [sample(2 * version, version=version), sample(2 * version + 1, version=version, num_clips=4, num_tokens=7)]
+        for version in range(num_updates)
+    ]
+
+
+def weights_of(captioner):
+    return {name: value.detach().float() for name, value in captioner.state_dict().items()}
+
+
+def weights_in(result):
+    captioner = SmallCaptioner()
+    load_into(captioner, result.weights)
+    return weights_of(captioner)
+
+
+def assert_close(one, other, tolerance):
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], rtol=0, atol=tolerance)
+
+
+def build_group(num_learners, ppo=PPO):
+    config = (
+        AlgorithmConfig()
+        .training(learner_class=CaptionPPOLearner, learner_config_dict=learner_settings(ppo, seed=0))
+        .learners(num_learners=num_learners, num_cpus_per_learner=0.5)
+    )
+    return LearnerGroup(config=config, module_spec=captioner_module_spec("small", SmallCaptionRLModule))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module", params=[0, 1, 2], ids=["in process", "one remote", "two remote"])
+def group(request):
+    group = build_group(request.param)
+    yield group
+    group.shutdown()
+
+
+def put(scored):
+    return [ray.put(one) for one in scored]
+
+
+def test_every_group_learns_what_a_plain_update_learns_and_goes_on_from_a_checkpoint(group, tmp_path):
+    plain = PPOUpdate(SmallCaptioner(), PPO, seed=0)
+    assert_close(weights_in(learner_weights(group)), weights_of(plain.captioner), 0.0)
+    for scored in updates(3):
+        expected, result = plain.update(scored), update_learners(group, put(scored))
+        assert result.policy_version == plain.policy_version
+        assert result.metrics["learner/policy_loss"] == pytest.approx(expected["learner/policy_loss"], abs=1e-4)
+        assert_close(weights_in(result), weights_of(plain.captioner), 1e-5)
+    save_learners(group, tmp_path)
+    after_three = weights_in(result)
+
+    straight = update_learners(group, put(updates(4)[3]))
+    assert_close(weights_in(load_learners(group, tmp_path)), after_three, 0.0)
+    resumed = update_learners(group, put(updates(4)[3]))
+    assert_close(weights_in(resumed), weights_in(straight), 0.0)
+    assert resumed.policy_version == 4
+
+
+def test_all_learners_of_a_group_hold_the_same_bits_also_in_bfloat16(group):
+    states = [
+        result.get()[WEIGHTS]
+        for result in group.foreach_learner(lambda learner: learner.module[DEFAULT_MODULE_ID].get_state())
+    ]
+    assert len(states) == max(1, len(group))
+    for state in states:
+        assert state.buffers.keys() == {"float32", "bfloat16"}
+        for name, buffer in state.buffers.items():
+            assert np.array_equal(buffer, states[0].buffers[name])
+
+
+def test_an_older_state_of_the_group_comes_back_whole(group):
+    """RLlib keeps newer weights when it is given an older state, unless the learner leaves its sequence number at 0."""
+    before, state = learner_weights(group), group.get_state()
+    version = before.policy_version
+    update_learners(group, put([sample(100 + len(group), version=version)]))
+    group.set_state(state)
+    after = learner_weights(group)
+    assert after.policy_version == version
+    assert_close(weights_in(after), weights_in(before), 0.0)
+    update_learners(group, put([sample(100 + len(group), version=version)]))  # the ledger went back, too
+
+
+def test_rllibs_own_update_call_reaches_the_learner(group):
+    """RLlib deals references out in equal consecutive parts; in process it resolves them first."""
+    version = learner_weights(group).policy_version
+    refs = put([sample(200, version=version), sample(201, version=version)])
+    results = group.update(batch_refs=refs * max(1, len(group)))
+    assert [result.policy_version for result in results] == [version + 1] * max(1, len(group))
+    assert [result.weights is None for result in results] == [rank > 0 for rank in range(len(results))]
+
+
+def test_arrays_out_of_the_object_store_are_shared_and_an_update_leaves_them_alone(group):
+    scored = sample(300, version=learner_weights(group).policy_version)
+    (ref,) = put([scored])
+    stored = ray.get(ref).rollouts.log_probs
+    assert not stored.flags.writeable
+    assert np.shares_memory(stored, ray.get(ref).rollouts.log_probs)
+    update_learners(group, [ref])
+    assert np.array_equal(stored, scored.rollouts.log_probs)
+
+
+def test_rllibs_loss_interface_gives_the_loss_of_the_update(group):
+    def losses(learner):
+        experience = experience_of(sample(400))
+        output = learner.module[DEFAULT_MODULE_ID].forward_train({CAPTIONS: experience.captions})
+        loss = learner.compute_loss_for_module(module_id="", config=None, batch=experience, fwd_out=output)
+        averages = learner.ppo_update.objective(PolicyOutput(**output), experience).averages
+        return float(loss.detach()), float(averages[AVERAGES.index("loss")])
+
+    for result in group.foreach_learner(losses):
+        loss, expected = result.get()
+        assert loss == pytest.approx(expected)
+
+
+def experience_of(scored):
+    batch = merge([scored])
+    zeros = torch.zeros_like(batch.log_probs)
+    return Experience(
+        batch.captions, Targets(batch.log_probs, batch.log_probs, batch.ref_log_probs, batch.values, zeros + 1, zeros)
+    )
+
+
+def test_a_refused_update_says_why_and_a_group_that_lost_learners_never_trains_on(group, tmp_path):
+    """RLlib drops a learner that raised from its list; later calls then return nothing at all."""
+    fresh = put([sample(500, version=learner_weights(group).policy_version)])
+    update_learners(group, fresh)
+    if len(group) == 2:
+        pytest.skip("the last test needs both learners")
+    with pytest.raises(RlcapError, match="batch 500 came to the learner twice"):
+        update_learners(group, fresh)
+    if len(group) == 1:
+        with pytest.raises(ActorLostError, match="0 of 1 learners answered"):
+            update_learners(group, put([sample(501)]))
+        assert group.update(batch_refs=put([sample(501)])) == []
+    else:
+        with pytest.raises(CheckpointError, match=r"learner\.pt is missing"):
+            load_learners(group, tmp_path)
+
+
+def test_a_learner_that_dies_ends_the_update_of_the_others(group):
+    if len(group) < 2:
+        pytest.skip("needs two learners")
+
+    def die_in_next_update(learner):
+        if learner.ppo_update._collective.rank == 1:
+            learner.ppo_update.captioner.encode = lambda *_: os._exit(1)
+
+    group.foreach_learner(die_in_next_update)
+    version = learner_weights(group).policy_version
+    with pytest.raises(ActorLostError, match="0 of 2 learners answered"):
+        update_learners(group, put([sample(600, version=version)]))
