@@ -26,14 +26,12 @@ examples:
 def register(commands: Commands) -> None:
     """Add the command."""
     parser = add_command(commands, "report", _run, summary="write a run's report again", details=_DETAILS, more=_MORE)
-    parser.add_argument(
-        "run_dir", type=Path, nargs="?", default="", metavar="RUN", help="run directory; default: the latest"
-    )
+    parser.add_argument("run_dir", type=Path, nargs="?", metavar="RUN", help="run directory; default: the latest")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from rlcap.report.build import build_report
     from rlcap.run_directory import find_run_directory
 
-    say(str(build_report(find_run_directory(arguments.run_dir).path)))
+    say(str(build_report(find_run_directory(arguments.run_dir or "").path)))
     return 0

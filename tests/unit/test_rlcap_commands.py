@@ -1,0 +1,168 @@
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from rlcap.checkpoint import write_checkpoint
+from rlcap.commands.main import run
+from rlcap.config.load import save_config
+from rlcap.config.run import RunConfig
+from rlcap.errors import RewardError
+from rlcap.run_directory import RunDirectory, create_run_directory
+from rlcap.types import Quarantined
+
+COMMANDS = [
+    ["quickstart"],
+    ["train"],
+    ["sft"],
+    ["clap"],
+    ["reward"],
+    ["reward", "fit"],
+    ["eval"],
+    ["caption"],
+    ["report"],
+]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A pipeline without stages: one module stands in for all of it."""
+    fake = ModuleType("fake_pipeline")
+    for name in ("main_job", "stages", "evaluate_run", "caption_files"):
+        monkeypatch.setitem(sys.modules, f"rlcap.pipeline.{name}", fake)
+        monkeypatch.setattr(f"rlcap.pipeline.{name}", fake, raising=False)
+    yield fake
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_teaches(command: Sequence[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        run([*command, "--help"])
+    assert left.value.code == 0
+    told = capsys.readouterr().out
+    for part in ("reads:", "writes", "examples:", f"rlcap {' '.join(command)}"):
+        assert part in told or (command in (["quickstart"], ["caption"]) and part in ("reads:", "writes"))
+
+
+def test_help_lists_every_command_and_does_not_load_torch_ray_or_hydra():
+    script = (
+        "import sys\nfrom rlcap.commands.main import run\n"
+        "try:\n    run(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print(sorted({'torch', 'ray', 'hydra', 'numpy', 'matplotlib'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert told.endswith("[]\n")
+    assert all(f"    {command[0]} " in told for command in COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["trian"], ["train", "--seed", "1"], ["caption", "runs/latest"]])
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        run(arguments)
+    assert left.value.code == 2
+    assert "usage: rlcap" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["quickstart"], ["train"], ["sft"], ["clap"], ["reward", "fit"]], ids=" ".join)
+def test_wrong_settings_exit_with_2_and_one_message(command: list[str], capsys: pytest.CaptureFixture[str]):
+    assert run([*command, "sed=1", "training.num_updates=-1"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("rlcap: the settings have 2 faults:\n  sed is not a setting; did you mean seed?")
+    assert "training.num_updates must be above 0, got -1" in told.err
+
+
+def test_training_is_given_the_settings_and_a_folder(pipeline: ModuleType, capsys: pytest.CaptureFixture[str]):
+    def train(config: RunConfig) -> Path:
+        assert (config.experiment, config.seed) == ("smoke", 3)
+        return create_run_directory(config).path
+
+    pipeline.run = train
+    assert run(["train", "experiment=smoke", "seed=3"]) == 0
+    assert capsys.readouterr().out.startswith("Done. The report is runs/smoke-")
+
+
+def test_a_resumed_run_keeps_its_own_settings(pipeline: ModuleType):
+    save_config(RunConfig(run_dir="runs/bees", seed=7), create_run_directory(RunConfig(run_dir="runs/bees")).config)
+    seen = []
+    pipeline.run = lambda config: seen.append(config) or Path(config.run_dir)
+    assert run(["train", "resume=true", "run_dir=runs/bees", "training.num_updates=200"]) == 0
+    assert run(["quickstart", "resume=true"]) == 0
+    assert [config.seed for config in seen] == [7, 7]
+    assert [config.training.num_updates for config in seen] == [200, RunConfig().training.num_updates]
+    assert [Path(config.run_dir).name for config in seen] == ["bees", "bees"]
+    assert all(config.resume for config in seen)
+
+
+def test_resuming_without_a_run_says_so(pipeline: ModuleType, capsys: pytest.CaptureFixture[str]):
+    assert run(["train", "resume=true"]) == 2
+    assert "there is no run at runs/latest" in capsys.readouterr().err
+
+
+def test_a_fault_is_one_sentence_and_exits_with_1(pipeline: ModuleType, capsys: pytest.CaptureFixture[str]):
+    def train(config: RunConfig) -> Path:
+        raise RewardError("the reward server is gone")
+
+    pipeline.run = train
+    assert run(["train"]) == 1
+    assert capsys.readouterr().err == "rlcap: the reward server is gone\n"
+
+
+def test_an_interrupted_run_says_where_to_continue(pipeline: ModuleType, capsys: pytest.CaptureFixture[str]):
+    def train(config: RunConfig) -> Path:
+        if config.experiment == "smoke":
+            run_directory = create_run_directory(config)
+            write_checkpoint(run_directory.checkpoints, 10, lambda folder: (folder / "a").touch())
+        raise KeyboardInterrupt
+
+    pipeline.run = train
+    assert run(["train", "experiment=smoke", "run_dir=runs/bees"]) == 130
+    told = capsys.readouterr().err
+    assert "the last checkpoint is runs/bees/checkpoints/update-000010" in told
+    assert "`rlcap train resume=true run_dir=runs/bees`" in told
+    assert run(["train"]) == 130
+    assert "nothing was written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "stage"), [(["sft"], "sft"), (["clap"], "clap"), (["reward", "fit"], "reward")], ids=str
+)
+def test_a_stage_runs_and_says_where_its_result_is(
+    command: list[str], stage: str, pipeline: ModuleType, capsys: pytest.CaptureFixture[str]
+):
+    pipeline.run_stage = lambda config, name: Path(f"runs/cache/{name}-{config.seed}")
+    assert run([*command, "seed=5"]) == 0
+    assert capsys.readouterr().out == f"runs/cache/{stage}-5\n"
+
+
+def test_evaluation_gets_the_run_and_the_settings(pipeline: ModuleType, capsys: pytest.CaptureFixture[str]):
+    create_run_directory(RunConfig(run_dir="runs/bees"))
+    pipeline.evaluate = lambda path, overrides: path / "-".join(overrides)
+    assert run(["eval", "runs/latest", "seed=1"]) == 0
+    assert capsys.readouterr().out.endswith("runs/bees/seed=1\n")
+    assert run(["eval", "runs/wasps"]) == 2
+
+
+def test_captions_go_to_stdout_and_bad_files_to_stderr(pipeline: ModuleType, capsys: pytest.CaptureFixture[str]):
+    pipeline.caption = lambda captioner, files: iter([(files[0], "a dog barks"), Quarantined("b.wav", "it is empty")])
+    assert run(["caption", "runs/latest", "a.wav", "b.wav"]) == 1
+    told = capsys.readouterr()
+    assert (told.out, told.err) == ("a.wav\ta dog barks\n", "rlcap: b.wav: it is empty\n")
+    run(["caption", "--json", "runs/latest", "a.wav", "b.wav"])
+    assert capsys.readouterr().out == '{"path": "a.wav", "caption": "a dog barks"}\n'
+
+
+def test_a_report_is_written_of_the_latest_run(capsys: pytest.CaptureFixture[str]):
+    run_directory: RunDirectory = create_run_directory(RunConfig())
+    assert run(["report"]) == 0
+    assert capsys.readouterr().out == f"{run_directory.report.resolve()}\n"
+    assert run_directory.report.is_file()
+    assert run(["report", "runs/none"]) == 2
