@@ -22,7 +22,7 @@ captions score higher, without drifting far from where it started."""
 _EPILOG = """\
 examples:
   rlcap quickstart                               the whole job on synthetic sounds, on this machine
-  rlcap train experiment=esc10 data.root=ESC-50  the whole job on recordings
+  rlcap train experiment=esc10 data.root=esc10  the whole job on recordings
   rlcap caption runs/latest dog.wav rain.flac    captions by the tuned captioner
 
 `rlcap <command> --help` says what a command reads and writes, and which settings matter most.

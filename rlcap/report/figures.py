@@ -19,10 +19,10 @@ _CONTROLS = {
     "shuffled_audio": ("tuning on the wrong audio", "control: a reward model that hears another clip"),
 }
 _COMPARISONS = (
-    ("named_right", "Right sounds named", "share of clips whose sounds the caption names"),
+    ("named_right", "Right sounds named", "share of clips of which the caption names every sound, and no other"),
     ("caption_length", "Caption length", "words"),
-    ("distinct_captions", "Distinct captions", "share of captions that no other clip got"),
-    ("repetition", "Repetition", "share of word triples that occurred before in the caption"),
+    ("distinct_captions", "Distinct captions", "different captions, as a share of all"),
+    ("repetition", "Repetition", "share of word pairs that repeat an earlier one of the caption"),
 )
 _SHARES = frozenset({"named_right", "distinct_captions", "repetition"})
 

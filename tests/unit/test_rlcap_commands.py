@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -33,13 +33,13 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def pipeline(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """A pipeline without stages: one module stands in for all of it."""
     fake = ModuleType("fake_pipeline")
     for name in ("main_job", "stages", "evaluate_run", "caption_files"):
         monkeypatch.setitem(sys.modules, f"rlcap.pipeline.{name}", fake)
         monkeypatch.setattr(f"rlcap.pipeline.{name}", fake, raising=False)
-    yield fake
+    return fake
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -152,7 +152,7 @@ def test_evaluation_gets_the_run_and_the_settings(pipeline: ModuleType, capsys: 
 
 
 def test_captions_go_to_stdout_and_bad_files_to_stderr(pipeline: ModuleType, capsys: pytest.CaptureFixture[str]):
-    pipeline.caption = lambda captioner, files: iter([(files[0], "a dog barks"), Quarantined("b.wav", "it is empty")])
+    pipeline.caption = lambda _, files: iter([(files[0], "a dog barks"), Quarantined("b.wav", "it is empty")])
     assert run(["caption", "runs/latest", "a.wav", "b.wav"]) == 1
     told = capsys.readouterr()
     assert (told.out, told.err) == ("a.wav\ta dog barks\n", "rlcap: b.wav: it is empty\n")
