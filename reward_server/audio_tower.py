@@ -48,6 +48,13 @@ class AudioTower(nn.Module):
         self, frames: Float[Tensor, "clip frame mel"], mask: Bool[Tensor, "clip frame"]
     ) -> Float[Tensor, "clip dim"]:
         """Embed each clip; the embedding is not normalised."""
+        embedded: Tensor = self.projection(self.pool(frames, mask))
+        return embedded
+
+    def pool(
+        self, frames: Float[Tensor, "clip frame mel"], mask: Bool[Tensor, "clip frame"]
+    ) -> Float[Tensor, "clip pooled"]:
+        """Everything up to the projection."""
         hidden = (frames - self.mel_mean) * self.mel_scale
         for stage in self.stages:
             hidden, mask = stage(hidden, mask)
@@ -57,8 +64,7 @@ class AudioTower(nn.Module):
         scores = self.attention_scores(hidden).masked_fill(~mask[..., None], -torch.inf)
         weights = torch.cat([segments, scores.softmax(dim=1).transpose(1, 2)], dim=1)
         pooled = [masked_mean(hidden, weights[:, row]) for row in range(self._num_pooled)]
-        embedded: Tensor = self.projection(torch.cat(pooled, dim=1))
-        return embedded
+        return torch.cat(pooled, dim=1)
 
     def _segment_weights(self, mask: Bool[Tensor, "clip step"]) -> Float[Tensor, "clip segment step"]:
         """Triangular windows spread evenly over the real steps of each clip, from its first to its last."""

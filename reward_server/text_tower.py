@@ -63,11 +63,16 @@ class TextTower(nn.Module):
         self, token_ids: Int64[Tensor, "caption token"], mask: Bool[Tensor, "caption token"]
     ) -> Float[Tensor, "caption dim"]:
         """Embed each caption; the embedding is not normalised."""
+        embedded: Tensor = self.projection(self.pool(token_ids, mask))
+        return embedded
+
+    def pool(
+        self, token_ids: Int64[Tensor, "caption token"], mask: Bool[Tensor, "caption token"]
+    ) -> Float[Tensor, "caption pooled"]:
+        """Everything up to the projection."""
         places = torch.arange(token_ids.shape[1], device=token_ids.device)
         hidden = self.tokens(token_ids) + self.positions(places)
         for layer in self.layers:
             hidden = layer(hidden, mask)
         hidden = self.norm(hidden)
-        pooled = torch.cat([hidden[:, 0], masked_mean(hidden, mask.float())], dim=1)
-        embedded: Tensor = self.projection(pooled)
-        return embedded
+        return torch.cat([hidden[:, 0], masked_mean(hidden, mask.float())], dim=1)

@@ -1,0 +1,259 @@
+"""Fits the head, and if asked the towers under it, to preference pairs by the Bradley-Terry model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from reward_server.heads import CosineHead, MlpHead, build_head
+from reward_server.small_clap import SmallClap
+from reward_server.tower_inputs import TowerInputs, tower_inputs
+from rlcap.config.reward import FinetuneTowers, HeadConfig, HeadKind
+from rlcap.errors import DataError
+from rlcap.preferences.bradley_terry import bradley_terry_loss
+from rlcap.preferences.pairs import PreferencePair, clip_position
+from rlcap.types import PolicyFeatures
+
+MAX_GRAD_NORM = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class FitMetrics:
+    """How the fit went."""
+
+    train_losses: tuple[float, ...]
+    """Mean Bradley-Terry loss of each epoch."""
+    validation_losses: tuple[float, ...]
+    """The same on the validation clips, after each epoch."""
+    best_epoch: int
+    """Epoch whose weights were kept; -1 where nothing was trained."""
+    heldout_accuracy: float
+    """Share of the held-out pairs with a majority whose preferred caption scores higher."""
+    num_train_pairs: int
+    num_validation_pairs: int
+    num_heldout_pairs: int
+    """Of these, pairs without a majority count in neither way."""
+
+
+@dataclass(frozen=True, slots=True)
+class FittedReward:
+    """A head and the towers that it was fitted on, both in evaluation mode."""
+
+    clap: SmallClap
+    head: MlpHead | CosineHead
+    metrics: FitMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class FitProgress:
+    """What the progress callback sees after each epoch."""
+
+    epoch: int
+    num_epochs: int
+    train_loss: float
+    validation_loss: float
+
+
+def fit_preferences(
+    clap: SmallClap,
+    features: PolicyFeatures,
+    clip_ids: Sequence[str],
+    pairs: Sequence[PreferencePair],
+    config: HeadConfig,
+    on_epoch: Callable[[FitProgress], None] | None = None,
+) -> FittedReward:
+    """Fit a head to pairs of the clips in `features`; `clap` itself is left as it is.
+
+    Clips, not pairs, are split into training, validation and held-out parts. The same seed gives the same weights.
+
+    Raises:
+        DataError: a pair names a clip without features, or a part of the split is empty.
+    """
+    table = _PairTable.build(pairs, clip_ids)
+    training, validation, heldout = _split(table, clip_ids, config)
+    tuned, head = copy.deepcopy(clap), build_head(config, clap.embedding_dim)
+    tunes = FinetuneTowers.none if config.kind is HeadKind.cosine else config.finetune_towers
+    inputs = tower_inputs(tuned, features, table.captions, tunes)
+    fit = _Fit(inputs, head, table, config)
+    if isinstance(head, MlpHead):
+        fit.start(head, training)
+        fit.run(training, validation, on_epoch)
+    tuned.eval()
+    head.eval()
+    accuracy = pair_accuracy(
+        fit.scores(heldout, table.caption_a), fit.scores(heldout, table.caption_b), table.majority[heldout]
+    )
+    metrics = FitMetrics(
+        train_losses=tuple(fit.train_losses),
+        validation_losses=tuple(fit.validation_losses),
+        best_epoch=fit.best_epoch,
+        heldout_accuracy=accuracy,
+        num_train_pairs=len(training),
+        num_validation_pairs=len(validation),
+        num_heldout_pairs=len(heldout),
+    )
+    return FittedReward(tuned, head, metrics)
+
+
+def pair_accuracy(
+    scores_a: Float[Tensor, " pair"], scores_b: Float[Tensor, " pair"], majority: Int64[Tensor, " pair"]
+) -> float:
+    """Share of pairs with a majority (1 for A, -1 for B) that the scores order alike; equal scores count half.
+
+    NaN where no pair has a majority.
+    """
+    decided = majority != 0
+    agreement = (scores_a - scores_b).sign()[decided] * majority[decided]
+    return ((1 + agreement) / 2).mean().item()
+
+
+@dataclass(frozen=True, slots=True)
+class _PairTable:
+    """Preference pairs as tensors over P pairs; captions are numbered, each distinct one once."""
+
+    captions: list[str]
+    clip: Int64[Tensor, " pair"]
+    caption_a: Int64[Tensor, " pair"]
+    caption_b: Int64[Tensor, " pair"]
+    share_for_a: Float[Tensor, " pair"]
+    num_votes: Float[Tensor, " pair"]
+    majority: Int64[Tensor, " pair"]
+
+    @classmethod
+    def build(cls, pairs: Sequence[PreferencePair], clip_ids: Sequence[str]) -> _PairTable:
+        clip_number = {clip_id: number for number, clip_id in enumerate(clip_ids)}
+        unknown = sorted({pair.clip_id for pair in pairs} - clip_number.keys())
+        if unknown:
+            raise DataError(
+                f"{len(unknown)} clips of the preference pairs have no audio, the first being {unknown[0]!r}; "
+                "give the recordings, or leave their pairs out"
+            )
+        captions = sorted({caption for pair in pairs for caption in (pair.caption_a, pair.caption_b)})
+        caption_number = {caption: number for number, caption in enumerate(captions)}
+        return cls(
+            captions,
+            torch.tensor([clip_number[pair.clip_id] for pair in pairs], dtype=torch.int64),
+            torch.tensor([caption_number[pair.caption_a] for pair in pairs], dtype=torch.int64),
+            torch.tensor([caption_number[pair.caption_b] for pair in pairs], dtype=torch.int64),
+            torch.tensor([pair.share_for_a for pair in pairs], dtype=torch.float32),
+            torch.tensor([len(pair.votes) for pair in pairs], dtype=torch.float32),
+            torch.tensor([pair.majority for pair in pairs], dtype=torch.int64),
+        )
+
+
+class _Fit:
+    """State of one fit."""
+
+    def __init__(self, inputs: TowerInputs, head: MlpHead | CosineHead, table: _PairTable, config: HeadConfig) -> None:
+        self._inputs = inputs
+        self._head = head
+        self._table = table
+        self._config = config
+        self._generator = torch.Generator().manual_seed(config.seed)
+        self.train_losses: list[float] = []
+        self.validation_losses: list[float] = []
+        self.best_epoch = -1
+
+    def start(self, head: MlpHead, training: Int64[Tensor, " pair"]) -> None:
+        """Fit the head's input scale and its first layer to the training pairs."""
+        table = self._table
+        clips = table.clip[training].unique()
+        preferred = torch.where(table.share_for_a >= 0.5, table.caption_a, table.caption_b)[training]
+        with torch.no_grad():
+            audio, text = self._inputs.audio(clips), self._inputs.text(preferred.unique())
+            head.fit_input_scale(audio, text)
+            head.start_as_matcher(self._inputs.audio(table.clip[training]), self._inputs.text(preferred))
+
+    def run(
+        self,
+        training: Int64[Tensor, " pair"],
+        validation: Int64[Tensor, " pair"],
+        on_epoch: Callable[[FitProgress], None] | None,
+    ) -> None:
+        """Run epochs until the validation loss stops falling; keep the best weights."""
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": list(self._head.parameters()), "lr": self._config.learning_rate},
+                {"params": self._inputs.trainable, "lr": self._config.tower_learning_rate},
+            ],
+            weight_decay=self._config.l2,
+        )
+        best_loss, best_weights = np.inf, self._weights()
+        for epoch in range(self._config.num_epochs):
+            self._head.train()
+            self.train_losses.append(self._epoch(training, optimizer))
+            self._head.eval()
+            self.validation_losses.append(self._loss(validation))
+            if on_epoch is not None:
+                on_epoch(FitProgress(epoch, self._config.num_epochs, self.train_losses[-1], self.validation_losses[-1]))
+            if self.validation_losses[-1] < best_loss:
+                self.best_epoch, best_loss, best_weights = epoch, self.validation_losses[-1], self._weights()
+            elif epoch - self.best_epoch >= self._config.patience:
+                break
+        for parameter, best in zip(self._parameters(), best_weights, strict=True):
+            parameter.data.copy_(best)
+
+    @torch.no_grad()
+    def scores(self, pairs: Int64[Tensor, " pair"], caption: Int64[Tensor, " all"]) -> Float[Tensor, " pair"]:
+        """Score one side of these pairs."""
+        scored = [
+            self._head(self._inputs.audio(self._table.clip[batch]), self._inputs.text(caption[batch]))
+            for batch in pairs.split(self._config.batch_size)
+        ]
+        return torch.cat(scored)
+
+    def _epoch(self, training: Int64[Tensor, " pair"], optimizer: torch.optim.Optimizer) -> float:
+        # Pairs of a clip stay together, so that each clip is embedded about once in an epoch.
+        rank = torch.randperm(int(self._table.clip.max()) + 1, generator=self._generator)
+        order = training[rank[self._table.clip[training]].argsort(stable=True)]
+        losses: list[float] = []
+        for batch in order.split(self._config.batch_size):
+            loss = self._batch_loss(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._parameters(), MAX_GRAD_NORM)
+            optimizer.step()
+            losses.append(loss.item())
+        return float(np.mean(losses))
+
+    def _batch_loss(self, batch: Int64[Tensor, " pair"]) -> Float[Tensor, ""]:
+        table = self._table
+        audio = self._inputs.audio(table.clip[batch])
+        text = self._inputs.text(torch.cat([table.caption_a[batch], table.caption_b[batch]]))
+        scores_a, scores_b = self._head(torch.cat([audio, audio]), text).chunk(2)
+        return bradley_terry_loss(scores_a, scores_b, table.share_for_a[batch], table.num_votes[batch])
+
+    @torch.no_grad()
+    def _loss(self, pairs: Int64[Tensor, " pair"]) -> float:
+        table = self._table
+        scores_a, scores_b = self.scores(pairs, table.caption_a), self.scores(pairs, table.caption_b)
+        return bradley_terry_loss(scores_a, scores_b, table.share_for_a[pairs], table.num_votes[pairs]).item()
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [*self._head.parameters(), *self._inputs.trainable]
+
+    def _weights(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in self._parameters()]
+
+
+def _split(
+    table: _PairTable, clip_ids: Sequence[str], config: HeadConfig
+) -> tuple[Int64[Tensor, " pair"], Int64[Tensor, " pair"], Int64[Tensor, " pair"]]:
+    """Indices of the training, validation and held-out pairs, split by clip."""
+    place = torch.tensor([clip_position(clip_id, config.seed) for clip_id in clip_ids], dtype=torch.float64)[table.clip]
+    heldout = place < config.heldout_share
+    validation = ~heldout & (place < config.heldout_share + config.validation_share)
+    parts = tuple(part.nonzero().squeeze(1) for part in (~heldout & ~validation, validation, heldout))
+    for name, part in zip(("training", "validation", "held-out"), parts, strict=True):
+        if not len(part):
+            raise DataError(
+                f"the {name} part of the preference pairs is empty: {len(clip_ids)} clips with {len(table.clip)} pairs "
+                "are too few; give more clips, or other shares"
+            )
+    return parts[0], parts[1], parts[2]

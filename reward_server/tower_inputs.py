@@ -1,0 +1,74 @@
+"""What the head reads during a fit: embeddings computed once, or again at every step by towers in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from reward_server.small_clap import SmallClap
+from rlcap.config.reward import FinetuneTowers
+from rlcap.types import PolicyFeatures
+
+Rows = Int64[Tensor, " batch"]
+Embed = Callable[[Rows], Float[Tensor, "batch dim"]]
+CHUNK = 128
+"""Clips or captions in one pass that needs no gradient."""
+
+
+class TowerInputs:
+    """Audio and text embeddings by number; within a call each distinct number is embedded once."""
+
+    def __init__(self, embed_audio: Embed, embed_text: Embed, trainable: Sequence[nn.Parameter]) -> None:
+        self._embed_audio = embed_audio
+        self._embed_text = embed_text
+        self.trainable = list(trainable)
+
+    def audio(self, clips: Rows) -> Float[Tensor, "batch dim"]:
+        """Embedding of each clip."""
+        distinct, place = clips.unique(return_inverse=True)
+        return self._embed_audio(distinct)[place]
+
+    def text(self, captions: Rows) -> Float[Tensor, "batch dim"]:
+        """Embedding of each caption."""
+        distinct, place = captions.unique(return_inverse=True)
+        return self._embed_text(distinct)[place]
+
+
+def tower_inputs(
+    clap: SmallClap, features: PolicyFeatures, captions: Sequence[str], tunes: FinetuneTowers
+) -> TowerInputs:
+    """Inputs from the clips of `features` and from `captions`; everything that `tunes` leaves out is computed once."""
+    frames, frame_mask = torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask)
+    tokens, token_mask = clap.tokenize(captions)
+
+    def audio_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+        return frames[rows], frame_mask[rows]
+
+    def text_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+        longest = int(token_mask[rows].sum(dim=1).max())
+        return tokens[rows, :longest], token_mask[rows, :longest]
+
+    audio, text = clap.audio_tower, clap.text_tower
+    if tunes is FinetuneTowers.all:
+        trainable = [*audio.parameters(), *text.parameters()]
+        return TowerInputs(lambda rows: audio(*audio_rows(rows)), lambda rows: text(*text_rows(rows)), trainable)
+    pooled_audio = _once(lambda rows: audio.pool(*audio_rows(rows)), len(frames))
+    pooled_text = _once(lambda rows: text.pool(*text_rows(rows)), len(tokens))
+    if tunes is FinetuneTowers.projections:
+        trainable = [*audio.projection.parameters(), *text.projection.parameters()]
+        return TowerInputs(
+            lambda rows: audio.projection(pooled_audio[rows]),
+            lambda rows: text.projection(pooled_text[rows]),
+            trainable,
+        )
+    with torch.no_grad():
+        audio_embeddings, text_embeddings = audio.projection(pooled_audio), text.projection(pooled_text)
+    return TowerInputs(lambda rows: audio_embeddings[rows], lambda rows: text_embeddings[rows], [])
+
+
+@torch.no_grad()
+def _once(embed: Embed, num_rows: int) -> Float[Tensor, "row width"]:
+    return torch.cat([embed(rows) for rows in torch.arange(num_rows).split(CHUNK)])
