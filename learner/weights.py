@@ -59,11 +59,13 @@ def publish(module: nn.Module, *, trainable_only: bool = False) -> FlatWeights:
         start = sizes.get(tensor.dtype, 0)
         places.append(TensorPlace(name, _name(tensor.dtype), tuple(tensor.shape), start))
         sizes[tensor.dtype] = start + tensor.numel()
-    flat = {_name(dtype): torch.empty(size, dtype=dtype) for dtype, size in sizes.items()}
+    # numpy asks the system for huge pages: filling its memory takes a third of the time of torch's.
+    buffers = {_name(dtype): np.empty(size, _numpy_dtype(dtype)) for dtype, size in sizes.items()}
     for place, tensor in zip(places, sent.values(), strict=True):
-        flat[place.dtype][place.start : place.start + tensor.numel()].copy_(tensor.reshape(-1))
+        target = torch.from_numpy(buffers[place.dtype][place.start : place.start + tensor.numel()])
+        target.view(tensor.dtype).copy_(tensor.reshape(-1))
     return FlatWeights(
-        buffers={name: _bits(buffer).numpy() for name, buffer in flat.items()},
+        buffers=buffers,
         places=tuple(places),
         left_out=tuple(name for name in own if name in frozen),
     )
@@ -116,6 +118,7 @@ def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _bits(tensor: Tensor) -> Tensor:
-    """View as a dtype that numpy knows."""
-    return tensor.view(_BITS.get(tensor.dtype, tensor.dtype))
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype:
+    """Return the numpy dtype of the same size and, where numpy has it, the same meaning."""
+    same: np.dtype = torch.empty(0, dtype=_BITS.get(dtype, dtype)).numpy().dtype
+    return same
