@@ -76,9 +76,15 @@ class DataConfig(Section):
     root: str = ""
     """Folder that holds the recordings; paths in a manifest are relative to it."""
     manifest: str = "manifest.csv"
-    """CSV, JSONL or Parquet file below `root`, one row a clip (kinds `manifest`, `clotho`, `audiocaps`)."""
+    """CSV, TSV, JSONL or Parquet table below `root`, one row a clip (kinds `manifest`, `clotho`, `audiocaps`)."""
     path_column: str = "path"
-    """Column of the audio path, relative to `root`."""
+    """Column of the audio path (kind `manifest`)."""
+    audio_dir: str = ""
+    """Folder below `root` that paths in a manifest are relative to; empty: `root` itself."""
+    audio_column: str = "audio"
+    """Column of the encoded audio (kind `parquet`)."""
+    keep_rows: dict[str, list[str]] = field(default_factory=dict)
+    """Rows of a manifest that are used: for each of these columns, the values that a row may hold there."""
     clip_id_column: str = ""
     """Column of the clip id; empty: the path is the id."""
     label_columns: list[str] = field(default_factory=list)
