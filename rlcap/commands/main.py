@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rlcap.commands import caption, evaluate, report, stages, train
+from rlcap.commands import caption, data, evaluate, preferences, report, stages, train
 from rlcap.commands.parsing import HelpFormatter
 from rlcap.commands.terminal import FAULT, INTERRUPTED, USAGE, complain
 from rlcap.errors import ConfigError, RlcapError
@@ -22,7 +22,7 @@ captions score higher, without drifting far from where it started."""
 _EPILOG = """\
 examples:
   rlcap quickstart                               the whole job on synthetic sounds, on this machine
-  rlcap train experiment=esc10 data.root=esc10  the whole job on recordings
+  rlcap train experiment=esc10 data.root=ESC-50  the whole job on recordings
   rlcap caption runs/latest dog.wav rain.flac    captions by the tuned captioner
 
 `rlcap <command> --help` says what a command reads and writes, and which settings matter most.
@@ -61,6 +61,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="rlcap", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter, allow_abbrev=False
     )
     commands = parser.add_subparsers(title="commands", metavar="<command>", required=True)
-    for module in (train, stages, evaluate, caption, report):
+    for module in (train, stages, preferences, evaluate, caption, report, data):
         module.register(commands)
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 FAULT, USAGE, INTERRUPTED = 1, 2, 130
 """Exit codes: something failed, the command or its settings are wrong, the user stopped it."""
@@ -17,3 +18,13 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """Write what went wrong."""
     sys.stderr.write(f"rlcap: {text}\n")
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table: the first column to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *numbers in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(numbers, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

@@ -52,8 +52,8 @@ reads:
 
 _TRAIN_MORE = """\
 examples:
-  rlcap train experiment=esc10 data.root=esc10
-  rlcap train experiment=esc10 data.root=esc10 algorithm.kl_coef=0.1 run_dir=runs/kl-0.1
+  rlcap train experiment=esc10 data.root=ESC-50
+  rlcap train experiment=esc10 data.root=ESC-50 algorithm.kl_coef=0.1 run_dir=runs/kl-0.1
   rlcap train resume=true                        continue the latest run where it stopped
   rlcap train resume=true run_dir=runs/kl-0.1 training.num_updates=200
 

@@ -1,0 +1,111 @@
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rlcap.errors import DataError
+from rlcap.preferences.agreement import summarise_pairs
+from rlcap.preferences.importing import import_pairs
+from rlcap.preferences.pairs import PreferencePair, read_pairs, write_pairs
+
+ROW = {"clip_id": "a", "caption_a": "a dog barks", "caption_b": "a cat meows"}
+
+
+def test_every_kind_of_table_gives_the_same_pairs(tmp_path: Path):
+    rows = [ROW | {"votes": [1, -1, 0], "category": "HM"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n", encoding="utf-8")
+    (tmp_path / "t.csv").write_text(
+        "clip_id,caption_a,caption_b,votes,category\na,a dog barks,a cat meows,1 -1 0,HM\n", encoding="utf-8"
+    )
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
+    expected = [PreferencePair("a", "a dog barks", "a cat meows", (1, -1, 0), category="HM")]
+    for name in ("t.jsonl", "t.csv", "t.parquet"):
+        assert import_pairs(tmp_path / name) == expected
+
+
+def test_what_was_imported_can_be_written_and_read(tmp_path: Path):
+    (tmp_path / "t.jsonl").write_text(json.dumps(ROW | {"preferred": "b"}), encoding="utf-8")
+    pairs = import_pairs(tmp_path / "t.jsonl")
+    write_pairs(pairs, tmp_path / "pairs.parquet")
+    assert read_pairs(tmp_path / "pairs.parquet") == import_pairs(tmp_path / "pairs.parquet") == pairs
+
+
+def test_rows_of_one_pair_are_votes_of_several_annotators(tmp_path: Path):
+    rows = [ROW | {"preferred": word} for word in ("a", "B", "tie", 1)]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (pair,) = import_pairs(tmp_path / "t.jsonl")
+    assert pair.votes == (1, -1, 0, 1)
+
+
+def test_the_layout_of_fense_is_read(tmp_path: Path):
+    clip = {
+        "HC": ["x", "y", "human", "human", [1, 1, 1, 0]],
+        "MM_1": ["p", "q", "fc", "rl", 0, [-1, 1, 1, 1]],
+        "MM_2": None,
+        "audio_id": "abc",
+        "references": ["x"],
+    }
+    (tmp_path / "f.json").write_text(json.dumps([clip]), encoding="utf-8")
+    assert import_pairs(tmp_path / "f.json") == [
+        PreferencePair("abc", "x", "y", (1, 1, 1, 0), "human", "human", "HC"),
+        PreferencePair("abc", "p", "q", (-1, 1, 1, 1), "fc", "rl", "MM"),
+    ]
+
+
+def test_real_judgements_are_read_and_have_the_known_figures():
+    path = Path("../shared/data/human_preferences/audiocaps_eval.json")
+    if not path.is_file():
+        pytest.skip("the human judgements of AudioCaps are not here")
+    found = summarise_pairs(import_pairs(path))
+    assert (found.num_pairs, found.num_clips) == (1671, 394)
+    assert found.share_first == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("t.txt", "", "preferences come as .json, .csv, .jsonl, .parquet"),
+        ("t.csv", "clip_id,caption_a\na,b\n", "row 1: caption_b must hold text; columns here: clip_id, caption_a"),
+        ("t.jsonl", json.dumps(ROW), "row 1: give each vote as 1, -1 or 0"),
+        ("t.jsonl", json.dumps(ROW | {"votes": [2]}), r"got votes=\[2\]"),
+        ("t.jsonl", json.dumps(ROW | {"preferred": "c"}), "preferred='c'"),
+        ("t.jsonl", "[1]", "line 1: expected an object, got list"),
+        ("t.jsonl", "{", "cannot be read"),
+        ("t.csv", "clip_id,caption_a,caption_b\n", "holds no preferences"),
+        ("t.parquet", "PAR", "cannot be read"),
+        ("f.json", "{}", "must hold a JSON list of clips"),
+        ("f.json", '[{"audio_id": "a", "HC": ["x", "y"]}]', "clip 1, HC: not enough values"),
+        ("f.json", '[{"audio_id": "a", "HC": ["x", "y", "s", "t", [7]]}]', "clip 1, HC: votes must be"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_explained(name: str, text: str, message: str, tmp_path: Path):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        import_pairs(tmp_path / name)
+
+
+def test_a_missing_file_is_explained(tmp_path: Path):
+    with pytest.raises(DataError, match="cannot be read"):
+        import_pairs(tmp_path / "none.csv")
+
+
+def test_agreement_is_with_the_majority_of_the_others():
+    def agreement(*votes: int) -> float | None:
+        return summarise_pairs([PreferencePair("a", "x", "y", votes)]).agreement
+
+    assert agreement(1, 1, 1) == 1
+    assert agreement(1, 1, -1) == 0  # each of the two agreeing annotators faces a level rest
+    assert agreement(1, 1, 1, -1) == 0.75
+    assert agreement(1) is None
+    assert agreement(0, 0) is None
+
+
+def test_pairs_are_counted():
+    pairs = [PreferencePair("a", "x", "y", (1, 1)), PreferencePair("a", "x", "z", (1, -1))]
+    found = summarise_pairs(pairs)
+    assert (found.num_pairs, found.num_clips, found.num_votes) == (2, 1, 4)
+    assert (found.share_undecided, found.share_first) == (0.5, 1.0)
+    with pytest.raises(ValueError, match="no pairs"):
+        summarise_pairs([])
