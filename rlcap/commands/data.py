@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import csv
+import logging
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,17 @@ from rlcap.commands.parsing import Commands, HelpFormatter, add_command, add_ove
 from rlcap.commands.terminal import FAULT, aligned, complain, say
 
 if TYPE_CHECKING:
+    from rlcap.audio.inspection import Inspection
     from rlcap.audio.source import RecordedSource
-    from rlcap.config.data import DataConfig, Split
-    from rlcap.types import Quarantined
+    from rlcap.config.data import DataConfig
+
+_MAX_NAMED = 10
+_LONG = 1000
+_LOGGER = logging.getLogger(__name__)
 
 _DETAILS = """\
-Decode every recording once, and say for each split how many can be used, how long they are, and what is known of
-them. A run leaves out what cannot be used; this says so before it starts.
+Decode every recording once, and say what can be used, and what each split holds. A run leaves out what cannot be
+used; this says so before it starts.
 
 reads:
   the clips of data.root
@@ -53,6 +58,7 @@ def register(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from rlcap.audio.inspection import inspect
     from rlcap.audio.sources import open_source
     from rlcap.config.data import SourceKind
     from rlcap.config.load import load_config
@@ -62,62 +68,70 @@ def _run(arguments: argparse.Namespace) -> int:
         say("Soundscapes are synthesised as they are asked for: there are no recordings to check.")
         return 0
     source = open_source(config)
-    seconds, quarantined = _decode(source, arguments.limit)
+    inspection = inspect(_thinned(source, arguments.limit), _log_progress)
     if arguments.quarantine:
-        _write_quarantine(quarantined, arguments.quarantine)
-    code = _say_splits(source, config, seconds)
-    for bad in quarantined[:10]:
+        inspection.quarantine.save(arguments.quarantine)
+    say(_overview(inspection, len(source)))
+    code = _say_splits(source, config, {bad.path for bad in inspection.quarantine})
+    for bad in islice(inspection.quarantine, _MAX_NAMED):
         complain(f"{bad.path}: {bad.reason}")
-    if len(quarantined) > 10:
-        complain(f"and {len(quarantined) - 10} more; --quarantine FILE lists them all")
+    if len(inspection.quarantine) > _MAX_NAMED:
+        complain(f"and {len(inspection.quarantine) - _MAX_NAMED} more; --quarantine FILE lists them all")
     return code
 
 
-def _decode(source: RecordedSource, limit: int | None) -> tuple[dict[str, float], list[Quarantined]]:
-    """Read recordings one by one; return the duration of each usable one by clip id, and the others."""
-    step = max(1, len(source) // limit) if limit else 1
-    positions = range(0, len(source), step)[:limit]
-    seconds: dict[str, float] = {}
-    quarantined: list[Quarantined] = []
-    for position in positions:
-        clips, bad = source.read([position])
-        seconds |= {clip.clip_id: len(clip.waveform) / clip.sample_rate_hz for clip in clips}
-        quarantined += bad
-    say(f"{len(positions)} of {len(source)} recordings decoded, {len(quarantined)} of them cannot be used\n")
-    return seconds, quarantined
+def _thinned(source: RecordedSource, limit: int | None) -> RecordedSource:
+    """Return at most `limit` clips, evenly spread."""
+    import numpy as np
+
+    from rlcap.audio.subset import Subset
+
+    if limit is None or limit >= len(source):
+        return source
+    return Subset(source, np.linspace(0, len(source) - 1, num=max(1, limit), dtype=np.int64))
 
 
-def _say_splits(source: RecordedSource, config: DataConfig, seconds: dict[str, float]) -> int:
+def _log_progress(done: int, total: int) -> None:
+    """Say so at each tenth of a source that takes long."""
+    if total >= _LONG and done * 10 // total > (done - 1) * 10 // total:
+        _LOGGER.info("%d of %d recordings decoded", done, total)
+
+
+def _overview(inspection: Inspection, num_clips: int) -> str:
+    decoded = f"{inspection.num_clips} of {num_clips}" if inspection.num_clips < num_clips else f"all {num_clips}"
+    lines = [f"Decoded {decoded} recordings; {inspection.num_usable} can be used."]
+    if inspection.num_usable:
+        rates = ", ".join(f"{rate / 1000:g} kHz ({count})" for rate, count in inspection.sample_rates.items())
+        span = f"{inspection.shortest_s:.1f} to {inspection.longest_s:.1f} s each"
+        lines.append(f"They last {inspection.total_duration_s / 60:.1f} minutes, {span}; {rates}.")
+    reasons = inspection.quarantine.counts_by_reason()
+    if reasons:
+        lines.append("The others: " + ", ".join(f"{reason} ({count})" for reason, count in reasons.items()) + ".")
+    return "\n".join(lines) + "\n"
+
+
+def _say_splits(source: RecordedSource, config: DataConfig, bad_paths: set[str]) -> int:
     """Write a line for each split; return the exit code."""
     from rlcap.audio.subset import select_split
     from rlcap.config.data import Split
     from rlcap.errors import DataError
 
-    rows: list[tuple[str, ...]] = [("split", "clips", "usable", "minutes", "with labels", "with captions")]
+    rows: list[tuple[str, ...]] = [("split", "clips", "not usable", "with labels", "with captions")]
     faults = []
     for split in Split:
         try:
-            rows.append(_split_row(split, select_split(source, config, split), seconds))
+            part = select_split(source, config, split)
         except DataError as error:
             faults.append(str(error))
+            continue
+        records = [part.record(position) for position in range(len(part))]
+        num_bad = sum(record.path in bad_paths for record in records)
+        num_labelled = sum(bool(record.labels) for record in records)
+        num_captioned = sum(bool(record.captions) for record in records)
+        rows.append((split.value, *map(str, (len(records), num_bad, num_labelled, num_captioned))))
+        if num_bad == len(records):
+            faults.append(f"no clip of the split {split.value} can be used")
     say(aligned(rows))
-    faults += [f"no clip of the split {row[0]} can be used" for row in rows if row[2] == "0"]
     for fault in faults:
         complain(fault)
     return FAULT if faults else 0
-
-
-def _split_row(split: Split, source: RecordedSource, seconds: dict[str, float]) -> tuple[str, ...]:
-    records = [source.record(position) for position in range(len(source))]
-    usable = [seconds[record.clip_id] for record in records if record.clip_id in seconds]
-    labelled = sum(bool(record.labels) for record in records)
-    captioned = sum(bool(record.captions) for record in records)
-    counts = (len(records), len(usable), round(sum(usable) / 60, 1), labelled, captioned)
-    return split.value, *map(str, counts)
-
-
-def _write_quarantine(quarantined: list[Quarantined], path: Path) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("path", "reason"))
-        writer.writerows((bad.path, bad.reason) for bad in quarantined)
