@@ -463,6 +463,45 @@ def test_each_clip_is_encoded_once_a_minibatch():
     assert update.captioner.clips_encoded == [2, 2]
 
 
+def test_a_token_counts_the_same_in_every_minibatch_however_uneven():
+    update = make_update(num_epochs=1, minibatch_size=8)
+    scored = sample(update.captioner, num_clips=3, group=4)  # minibatches of two clips and of one
+    divisors, compute_gradient = [], update.compute_gradient
+
+    def spy(experience, clips, *, num_tokens):
+        divisors.append(num_tokens)
+        return compute_gradient(experience, clips, num_tokens=num_tokens)
+
+    update.compute_gradient = spy
+    update.update([scored])
+    assert divisors == [scored.rollouts.action_mask.sum() / 2] * 2
+
+
+def test_reported_averages_are_means_over_all_tokens():
+    update = make_update(num_epochs=1, minibatch_size=8, learning_rate=1e-12, value_learning_rate=1e-12)
+    scored = sample(update.captioner, num_clips=3, group=4)
+    captions = merge([scored]).captions
+    with torch.no_grad():
+        entropy = update.forward(captions).entropy[captions.action_mask].mean()
+    assert update.update([scored])["learner/entropy"] == pytest.approx(float(entropy), rel=1e-5)
+
+
+def test_every_epoch_update_and_seed_has_its_own_order_and_the_same_seed_the_same():
+    def orders(seed):
+        update, seen = make_update(seed=seed, minibatch_size=1, num_epochs=2, learning_rate=1e-12), []
+        update.captioner.encode = lambda frames, mask: (
+            seen.append(float(frames.sum())) or SmallCaptioner.encode(update.captioner, frames, mask)
+        )
+        for version in range(2):
+            scored = sample(SmallCaptioner(), 0, version=version, num_clips=8)
+            update.update([edit(scored, batch_index=version)])
+        return [tuple(seen[first : first + 8]) for first in range(0, 32, 8)]
+
+    assert orders(0) == orders(0)
+    assert len({*orders(0), *orders(1)}) == 8
+    assert len({frozenset(order) for order in orders(0)}) == 1
+
+
 @pytest.mark.parametrize("kind", CRITIC_FREE)
 def test_kinds_without_a_critic_leave_the_value_head_alone(kind):
     update = make_update(kind=kind)
