@@ -1,0 +1,95 @@
+"""The actor's loop body: clips, features, a group of sampled captions each, rewards, rollouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from actors.audio_cursor import CursorBatch
+from actors.sampler import sample_captions
+from rlcap.captioners.captioner import Captioner
+from rlcap.config.captioner import SamplingConfig
+from rlcap.errors import DataError
+from rlcap.protocols import AudioSource, RewardClient
+from rlcap.types import Clip, Quarantined, RewardRequest, RolloutBatch, ScoredRollouts
+
+
+@dataclass(frozen=True, slots=True)
+class ActorResult:
+    """What one cursor batch became."""
+
+    scored: ScoredRollouts
+    quarantined: tuple[Quarantined, ...]
+
+
+class CaptionActor:
+    """Turns positions of an audio source into scored rollouts; holds no state but weights.
+
+    All randomness comes with the cursor batch, so any actor produces the same rollouts for it.
+    """
+
+    def __init__(
+        self,
+        source: AudioSource,
+        policy: Captioner,
+        reference: Captioner,
+        reward_client: RewardClient,
+        sampling: SamplingConfig,
+        samples_per_clip: int,
+    ) -> None:
+        self._source = source
+        self.policy = policy.eval().requires_grad_(False)
+        self._reference = reference.eval().requires_grad_(False)
+        self._reward_client = reward_client
+        self._sampling = sampling
+        self._samples_per_clip = samples_per_clip
+
+    def caption(self, batch: CursorBatch, policy_version: int) -> ActorResult:
+        """Sample and score the group of every clip at these positions.
+
+        Raises:
+            DataError: none of the clips could be read.
+        """
+        clips, quarantined = self._source.read(batch.positions)
+        if not clips:
+            raise DataError(f"none of the {len(batch.positions)} clips of batch {batch.batch_index} could be read")
+        rollouts = self._sample(clips, batch, policy_version)
+        request = RewardRequest(tuple(clips), rollouts.captions, rollouts.clip_index)
+        return ActorResult(ScoredRollouts(rollouts, self._reward_client.score(request)), tuple(quarantined))
+
+    @torch.inference_mode()
+    def _sample(self, clips: list[Clip], batch: CursorBatch, policy_version: int) -> RolloutBatch:
+        features = self.policy.features(clips)
+        frames, frame_mask = torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask)
+        clip_index = torch.arange(len(clips)).repeat_interleave(self._samples_per_clip)
+        sampled = sample_captions(
+            self.policy,
+            self.policy.encode(frames, frame_mask),
+            clip_index,
+            temperature=self._sampling.temperature,
+            max_new_tokens=self._sampling.max_new_tokens,
+            generator=torch.Generator().manual_seed(batch.seed),
+        )
+        reference = self._reference.log_probs(
+            self._reference.encode(frames, frame_mask),
+            clip_index,
+            sampled.tokens,
+            sampled.action_mask,
+            self._sampling.temperature,
+        )
+        return RolloutBatch(
+            clip_ids=tuple(clip.clip_id for clip in clips),
+            features=features,
+            clip_index=clip_index.numpy(),
+            tokens=sampled.tokens.numpy(),
+            action_mask=sampled.action_mask.numpy(),
+            log_probs=sampled.log_probs.numpy(),
+            ref_log_probs=reference.log_probs.numpy(),
+            values=sampled.values.numpy(),
+            truncated=sampled.truncated.numpy(),
+            captions=self.policy.decode(sampled.tokens, sampled.action_mask),
+            temperature=self._sampling.temperature,
+            policy_version=policy_version,
+            batch_index=batch.batch_index,
+        )

@@ -1,0 +1,87 @@
+"""The caption actor under RLlib: an `EnvRunner` for its life cycle, called directly for its work.
+
+RLlib creates, probes and restarts it; rollouts never travel through RLlib's episodes. The algorithm calls
+`caption` on the actor handles, with the weights as an object reference, so that a restarted actor is never stale.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+
+from actors.audio_cursor import CursorBatch
+from actors.caption_actor import ActorResult, CaptionActor
+from rlcap.captioners.loading import load_captioner
+from rlcap.captioners.weights import FlatWeights, load_into
+from rlcap.config.captioner import SamplingConfig
+from rlcap.protocols import AudioSource, RewardClient
+
+STUB_SPACE = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+"""RLlib insists on spaces; a caption is one action sequence, and there is no environment."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActorPlan:
+    """Everything a caption actor needs to start, or to start again."""
+
+    source: AudioSource
+    baseline: Path
+    """Captioner directory: the frozen reference, and the policy before its first update."""
+    reward_client: RewardClient
+    sampling: SamplingConfig
+    samples_per_clip: int
+    num_threads: int
+
+
+class CaptionEnvRunner(EnvRunner):
+    """A caption actor that RLlib can create and restart; the plan is in `config.env_config["plan"]`."""
+
+    def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:  # noqa: ANN401 - RLlib's signature
+        super().__init__(config=config, **kwargs)
+        plan: ActorPlan = config.env_config["plan"]
+        torch.set_num_threads(plan.num_threads)
+        self._actor = CaptionActor(
+            plan.source,
+            policy=load_captioner(plan.baseline),
+            reference=load_captioner(plan.baseline),
+            reward_client=plan.reward_client,
+            sampling=plan.sampling,
+            samples_per_clip=plan.samples_per_clip,
+        )
+        self._policy_version = -1
+
+    def caption(self, batch: CursorBatch, policy_version: int, weights: FlatWeights) -> ActorResult:
+        """Caption one cursor batch with these weights, loading them when their version is new."""
+        if policy_version != self._policy_version:
+            load_into(self._actor.policy, weights)
+            self._policy_version = policy_version
+        return self._actor.caption(batch, policy_version)
+
+    def sample(self, **_: Any) -> Any:  # noqa: ANN401 - RLlib's signature
+        """Refuse: rollouts are asked for by `caption`."""
+        raise NotImplementedError("caption actors are called through `caption`, not `sample`")
+
+    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
+        """Return the stub spaces that RLlib's module specs ask for."""
+        spaces = (STUB_SPACE, STUB_SPACE)
+        return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
+
+    def assert_healthy(self) -> None:
+        """Prove that construction has finished."""
+        assert self._actor
+
+    def get_state(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """Return nothing: weights and randomness come with every request."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Accept RLlib's state without using it: weights come with every request."""

@@ -1,0 +1,1 @@
+"""Captioners: audio features in, caption tokens with exact log-probs out."""

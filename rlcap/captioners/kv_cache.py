@@ -1,0 +1,71 @@
+"""A key-value cache whose room is taken once, for transformers models."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values, `[batch, head, position, dim]`, written in place as the caption grows.
+
+    `DynamicLayer` copies the whole cache at every token; this one writes one column and hands out views.
+    """
+
+    def __init__(self, keys: Float[Tensor, "row head used dim"], values: Float[Tensor, "row head used dim"], room: int):
+        super().__init__()
+        rows, heads, used, dim = keys.shape
+        self.dtype, self.device = keys.dtype, keys.device
+        self._key_room = keys.new_empty(rows, heads, used + room, dim)
+        self._value_room = values.new_empty(rows, heads, used + room, dim)
+        self._key_room[:, :, :used] = keys
+        self._value_room[:, :, :used] = values
+        self._used = used
+        self.is_initialized = True
+        self._show()
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
+        """Append `[batch, head, 1.., dim]` states; return views of all states so far."""
+        end = self._used + key_states.shape[-2]
+        self._key_room[:, :, self._used : end] = key_states
+        self._value_room[:, :, self._used : end] = value_states
+        self._used = end
+        self._show()
+        return self.keys, self.values
+
+    def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
+        """Keep only these rows of the batch."""
+        self._key_room = self._key_room.index_select(0, rows)
+        self._value_room = self._value_room.index_select(0, rows)
+        self._show()
+
+    def _show(self) -> None:
+        self.keys = self._key_room[:, :, : self._used]
+        self.values = self._value_room[:, :, : self._used]
+
+
+class PreallocatedCache(Cache):  # type: ignore[misc]
+    """The cache of a group: prefilled once per clip, then one row a rollout."""
+
+    def __init__(self, prefilled: Cache, clip_index: Int[Tensor, " batch"], room: int) -> None:
+        """Copy the prefill of clip `clip_index[i]` into row i, with `room` positions to grow."""
+        layers = [
+            PreallocatedLayer(layer.keys.index_select(0, clip_index), layer.values.index_select(0, clip_index), room)
+            for layer in prefilled.layers
+        ]
+        super().__init__(layers=layers)
+
+    def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
+        """Keep only these rows: finished captions leave the batch."""
+        for layer in self.layers:
+            layer.select_rows(rows)
+
+
+def expand_differentiably(prefilled: Cache, clip_index: Int[Tensor, " batch"]) -> Cache:
+    """Repeat a prefill for every rollout of its clip, keeping the graph for gradients."""
+    for layer in prefilled.layers:
+        layer.keys = torch.index_select(layer.keys, 0, clip_index)
+        layer.values = torch.index_select(layer.values, 0, clip_index)
+    return prefilled

@@ -1,0 +1,66 @@
+"""Captioners by directory: the family in `config.json` picks the class."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from rlcap.captioners.captioner import Captioner
+from rlcap.captioners.prefix import PrefixCaptioner, PrefixCaptionerConfig
+from rlcap.config.captioner import CaptionerConfig
+from rlcap.errors import CheckpointError
+
+FAMILIES = {PrefixCaptioner.family: PrefixCaptioner}
+
+
+def load_captioner(directory: str | Path) -> Captioner:
+    """Load a captioner that `save` wrote, in evaluation mode.
+
+    Raises:
+        CheckpointError: the directory is missing, damaged, or of a family or architecture not known here.
+    """
+    directory = Path(directory)
+    config = directory / "config.json"
+    if not config.is_file():
+        raise CheckpointError(f"{directory} holds no captioner: config.json is missing there")
+    try:
+        family = json.loads(config.read_text()).get("family")
+    except (json.JSONDecodeError, AttributeError) as damage:
+        raise CheckpointError(f"{config} is not a captioner's config: {damage}") from damage
+    if family not in FAMILIES:
+        raise CheckpointError(
+            f"{directory} holds a captioner of family {family!r}; families known here: {', '.join(FAMILIES)}"
+        )
+    try:
+        return FAMILIES[family].load(directory).eval()
+    except (OSError, KeyError, TypeError, ValueError) as damage:
+        raise CheckpointError(f"the captioner in {directory} cannot be loaded: {damage}") from damage
+
+
+def build_prefix_captioner(
+    config: CaptionerConfig, tokenizer: PreTrainedTokenizerFast, max_caption_tokens: int, dropout: float
+) -> PrefixCaptioner:
+    """Make a new prefix captioner around a small GPT-2, randomly initialised."""
+    language_model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_positions=config.prefix_length + max_caption_tokens,
+            n_embd=config.width,
+            n_layer=config.num_layers,
+            n_head=config.num_heads,
+            embd_pdrop=dropout,
+            resid_pdrop=dropout,
+            attn_pdrop=dropout,
+            bos_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    settings = PrefixCaptionerConfig(
+        num_segments=config.prefix_length - 1,
+        encoder_channels=tuple(config.encoder_channels),
+        freeze_encoder=config.freeze_encoder,
+    )
+    return PrefixCaptioner(settings, language_model, tokenizer)

@@ -1,0 +1,202 @@
+"""The prefix family: an audio encoder whose output stands in front of a causal language model's caption.
+
+Mokady et al., *ClipCap: CLIP Prefix for Image Captioning* (2021), with sounds instead of images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.cache_utils import DynamicCache
+
+from rlcap.audio.features import LogMel, LogMelConfig
+
+from rlcap.audio.tower import AudioTower, pool_segments
+from rlcap.captioners.captioner import Captioner, Encoding
+from rlcap.captioners.kv_cache import PreallocatedCache, expand_differentiably
+from rlcap.errors import CheckpointError
+from rlcap.types import Clip, PolicyFeatures
+
+
+@dataclass(frozen=True)
+class PrefixCaptionerConfig:
+    """The architecture of a prefix captioner, as `config.json` holds it; the language model has its own."""
+
+    num_segments: int = 8
+    """Prefix vectors in time order; one more, for the whole clip, stands before them."""
+    encoder_channels: tuple[int, ...] = (16, 32, 64, 96)
+    freeze_encoder: bool = True
+    """A frozen encoder hears each clip once: its output, not the log-mel frames, is the policy's features."""
+    features: LogMelConfig = field(default_factory=LogMelConfig)
+
+
+@dataclass(slots=True)
+class PrefixState:
+    """The language model's cache."""
+
+    cache: PreallocatedCache
+
+    def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
+        """Keep only these rows."""
+        self.cache.select_rows(rows)
+
+
+class PrefixCaptioner(Captioner):
+    """Audio prefix and causal language model, with a small critic on the detached hidden states."""
+
+    family = "prefix"
+
+    def __init__(
+        self, config: PrefixCaptionerConfig, language_model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.language_model = language_model
+        width = language_model.config.hidden_size
+        self.audio_tower = AudioTower(config.features.num_mels, config.encoder_channels)
+        self.audio_tower.requires_grad_(not config.freeze_encoder)
+        self.segments_to_prefix = nn.Linear(self.audio_tower.width, width)
+        self.clip_to_prefix = nn.Linear(2 * self.audio_tower.width, width)
+        self.prefix_dropout = nn.Dropout(language_model.config.embd_pdrop)
+        self.value_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.eos_token_id = tokenizer.eos_token_id
+        self.pad_token_id = tokenizer.pad_token_id
+        self._log_mel = LogMel(config.features)
+
+    def train(self, mode: bool = True) -> PrefixCaptioner:
+        """Set the mode of everything but the audio tower, whose batch statistics stay as they were trained."""
+        super().train(mode)
+        self.audio_tower.eval()
+        return self
+
+    def features(self, clips: Sequence[Clip]) -> PolicyFeatures:
+        """Compute log-mel frames, or what a frozen encoder hears in them."""
+        return self.features_of(self._log_mel(clips))
+
+    @torch.no_grad()
+    def features_of(self, log_mel: PolicyFeatures) -> PolicyFeatures:
+        """Turn log-mel frames `[C, F, M]` into the features that `encode` reads."""
+        if not self.config.freeze_encoder:
+            return log_mel
+        steps, mask = self.audio_tower(torch.from_numpy(log_mel.frames), torch.from_numpy(log_mel.frame_mask))
+        return PolicyFeatures(steps.contiguous().numpy(), mask.numpy())
+
+    def encode(self, frames: Float[Tensor, "clip frame dim"], frame_mask: Bool[Tensor, "clip frame"]) -> Encoding:
+        """Turn features into prefix vectors, `[C, 1 + num_segments, D]`."""
+        steps, mask = (frames, frame_mask) if self.config.freeze_encoder else self.audio_tower(frames, frame_mask)
+        peak = steps.masked_fill(~mask[:, :, None], -torch.inf).amax(dim=1)
+        mean = torch.where(mask[:, :, None], steps, 0.0).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        whole = self.clip_to_prefix(torch.cat([mean, peak], dim=1)).unsqueeze(1)
+        segments = self.segments_to_prefix(pool_segments(steps, mask, self.config.num_segments))
+        return Encoding(self.prefix_dropout(torch.cat([whole, segments], dim=1)))
+
+    def begin(
+        self, encoding: Encoding, clip_index: Int[Tensor, " batch"], max_new_tokens: int
+    ) -> tuple[PrefixState, Float[Tensor, "batch dim"]]:
+        """Read the prefix once per clip, then give every rollout a row of the cache."""
+        prefilled, last_hidden = self._read_prefix(encoding)
+        cache = PreallocatedCache(prefilled, clip_index, room=max_new_tokens)
+        return PrefixState(cache), last_hidden.index_select(0, clip_index)
+
+    def step(self, state: PrefixState, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:  # type: ignore[override]
+        """Append one token to every row."""
+        output = self.language_model.base_model(
+            input_ids=tokens.unsqueeze(1), past_key_values=state.cache, use_cache=True
+        )
+        return output.last_hidden_state[:, 0]
+
+    def hidden_states(
+        self, encoding: Encoding, clip_index: Int[Tensor, " batch"], tokens: Int[Tensor, "batch token"]
+    ) -> Float[Tensor, "batch token dim"]:
+        """Teacher-force; the prefix is read once per clip here too."""
+        prefilled, last_hidden = self._read_prefix(encoding)
+        first = last_hidden.index_select(0, clip_index).unsqueeze(1)
+        if tokens.shape[1] == 1:
+            return first
+        cache = expand_differentiably(prefilled, clip_index)
+        embedded = self.language_model.get_input_embeddings()(tokens[:, :-1])
+        rest = self.language_model.base_model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
+        return torch.cat([first, rest.last_hidden_state], dim=1)
+
+    def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
+        """Project to the vocabulary."""
+        return self.language_model.get_output_embeddings()(hidden)
+
+    def value(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "..."]:
+        """Estimate the return; gradients stop here, so that the critic cannot bend the policy."""
+        return self.value_head(hidden.detach()).squeeze(-1)
+
+    def decode(self, tokens: Int[Tensor, "batch token"], action_mask: Bool[Tensor, "batch token"]) -> tuple[str, ...]:
+        """Turn tokens into text."""
+        known = torch.where(action_mask, tokens, self.pad_token_id)
+        return tuple(self.tokenizer.batch_decode(known, skip_special_tokens=True))
+
+    def tokenize(self, captions: Sequence[str]) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
+        """Turn captions into tokens and mask, each closed by the end-of-sequence token."""
+        rows = [[*ids, self.eos_token_id] for ids in self.tokenizer(list(captions), add_special_tokens=False).input_ids]
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        flat = torch.tensor([token for row in rows for token in row])
+        return torch.full(mask.shape, self.pad_token_id).masked_scatter(mask, flat), mask
+
+    def save(self, directory: Path) -> None:
+        """Write config, encoder, language model, tokenizer and value head."""
+        directory.mkdir(parents=True, exist_ok=True)
+        settings = {"family": self.family, **asdict(self.config)}
+        (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+        self.language_model.save_pretrained(directory / "language_model")
+        self.tokenizer.save_pretrained(directory / "language_model")
+        save_file(_contiguous(self._encoder().state_dict()), directory / "audio_encoder.safetensors")
+        save_file(self.value_head.state_dict(), directory / "value_head.safetensors")
+
+    @classmethod
+    def load(cls, directory: Path) -> PrefixCaptioner:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: a file is missing, or its weights are of another architecture.
+        """
+        settings = json.loads((directory / "config.json").read_text())
+        settings.pop("family")
+        features = LogMelConfig(**settings.pop("features"))
+        channels = tuple(settings.pop("encoder_channels"))
+        config = PrefixCaptionerConfig(**settings, encoder_channels=channels, features=features)
+        language_model = AutoModelForCausalLM.from_pretrained(directory / "language_model", local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(directory / "language_model", local_files_only=True)
+        captioner = cls(config, language_model, tokenizer)
+        try:
+            captioner._encoder().load_state_dict(load_file(directory / "audio_encoder.safetensors"))
+            captioner.value_head.load_state_dict(load_file(directory / "value_head.safetensors"))
+        except (RuntimeError, SafetensorError) as mismatch:
+            raise CheckpointError(f"{directory} holds damaged weights or another architecture: {mismatch}") from mismatch
+        return captioner
+
+    def _encoder(self) -> nn.ModuleDict:
+        return nn.ModuleDict(
+            {
+                "audio_tower": self.audio_tower,
+                "segments_to_prefix": self.segments_to_prefix,
+                "clip_to_prefix": self.clip_to_prefix,
+            }
+        )
+
+    def _read_prefix(self, encoding: Encoding) -> tuple[DynamicCache, Float[Tensor, "clip dim"]]:
+        cache = DynamicCache(config=self.language_model.config)
+        output = self.language_model.base_model(
+            inputs_embeds=encoding.states, past_key_values=cache, use_cache=True
+        )
+        return cache, output.last_hidden_state[:, -1]
+
+
+def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.contiguous() for name, value in state.items()}

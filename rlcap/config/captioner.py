@@ -1,0 +1,82 @@
+"""The captioner, how it is supervised, and how it is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rlcap.config.section import Section, must_be_a_share, must_be_positive, must_not_be_negative
+
+
+@dataclass(kw_only=True)
+class CaptionerConfig(Section):
+    """The baseline: a checkpoint, or the size of a new prefix captioner."""
+
+    checkpoint: str = ""
+    """Captioner directory to start from; empty: train a small prefix captioner on the `captioned` split."""
+    width: int = 128
+    """Hidden size of the language model."""
+    num_layers: int = 2
+    """Layers of the language model."""
+    num_heads: int = 4
+    """Attention heads of the language model."""
+    prefix_length: int = 9
+    """Audio vectors in front of the caption: one for the whole clip, the others for its segments."""
+    encoder_channels: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
+    """Channels of the audio tower's four stages; the small CLAP's tower, which the captioner starts from, has them."""
+    freeze_encoder: bool = True
+    """Keep the audio tower as it is; each clip is then heard once for policy and reference together."""
+
+    def faults(self) -> Iterator[str]:
+        """Report sizes that cannot be built."""
+        yield from must_be_positive(
+            width=self.width,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+        )
+        if self.prefix_length < 2:
+            yield f"prefix_length must be 2 or more, got {self.prefix_length}"
+        if len(self.encoder_channels) != 4 or min(self.encoder_channels, default=0) < 1:
+            yield f"encoder_channels must list 4 sizes above 0, got {self.encoder_channels}"
+        if self.num_heads > 0 and self.width % self.num_heads:
+            yield f"width must be a multiple of num_heads ({self.num_heads}), got {self.width}"
+
+
+@dataclass(kw_only=True)
+class SamplingConfig(Section):
+    """How captions are drawn during training."""
+
+    temperature: float = 1.0
+    """Of sampler, log-probs and reference alike."""
+    max_new_tokens: int = 24
+    """Captions that do not end by then are truncated."""
+
+    def faults(self) -> Iterator[str]:
+        """Report values outside their range."""
+        yield from must_be_positive(temperature=self.temperature, max_new_tokens=self.max_new_tokens)
+
+
+@dataclass(kw_only=True)
+class SftConfig(Section):
+    """Supervised training of the baseline (and of the supervised comparison) on (audio, caption) pairs."""
+
+    num_epochs: int = 20
+    """Passes over the captioned clips."""
+    batch_size: int = 32
+    """Clips per step."""
+    learning_rate: float = 1e-3
+    """Peak of a cosine schedule."""
+    weight_decay: float = 0.05
+    """AdamW's decay."""
+    dropout: float = 0.1
+    """On the audio prefix and inside the language model; off everywhere but here."""
+    augment: bool = True
+    """Mask random stretches of time and mel bands, and vary the gain."""
+
+    def faults(self) -> Iterator[str]:
+        """Report values outside their range."""
+        yield from must_be_positive(
+            num_epochs=self.num_epochs, batch_size=self.batch_size, learning_rate=self.learning_rate
+        )
+        yield from must_not_be_negative(weight_decay=self.weight_decay)
+        yield from must_be_a_share(dropout=self.dropout)
