@@ -1,0 +1,66 @@
+"""The files that could not be used, each once, where the user can read them."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rlcap.errors import DataError
+from rlcap.types import Quarantined
+
+_COLUMNS = ["path", "reason"]
+
+
+class QuarantineList:
+    """Quarantined files in the order they were met, the first reason of each."""
+
+    def __init__(self, items: Iterable[Quarantined] = ()) -> None:
+        self._reasons: dict[str, str] = {}
+        self.add(items)
+
+    @classmethod
+    def load(cls, path: Path) -> QuarantineList:
+        """Read what `save` wrote, to go on with it; a file that is not there yet is an empty list.
+
+        Raises:
+            DataError: the file is not such a list.
+        """
+        if not path.exists():
+            return cls()
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            if reader.fieldnames != _COLUMNS:
+                raise DataError(
+                    f"{path} is no quarantine list: expected the columns {_COLUMNS}, got {reader.fieldnames}"
+                )
+            return cls(Quarantined(row["path"], row["reason"]) for row in reader)
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def __iter__(self) -> Iterator[Quarantined]:
+        return (Quarantined(path, reason) for path, reason in self._reasons.items())
+
+    def add(self, items: Iterable[Quarantined]) -> int:
+        """Add those that are not there yet, and return how many these were."""
+        before = len(self._reasons)
+        for item in items:
+            self._reasons.setdefault(item.path, item.reason)
+        return len(self._reasons) - before
+
+    def counts_by_reason(self) -> dict[str, int]:
+        """Count by kind of reason, which is what stands in front of its colon; the most frequent first."""
+        return dict(Counter(reason.partition(":")[0] for reason in self._reasons.values()).most_common())
+
+    def save(self, path: Path) -> None:
+        """Write all of them as CSV (`path`, `reason`), in one step."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(_COLUMNS)
+            writer.writerows(self._reasons.items())
+        partial.replace(path)
