@@ -395,6 +395,12 @@ def test_fresh_rollouts_show_no_mismatch_and_need_no_weight():
     assert metrics["rollout/staleness"] == 0
 
 
+def test_the_mismatch_is_taken_before_the_first_step():
+    metrics = make_update(num_epochs=4).update([sample(SmallCaptioner())])
+    assert metrics["learner/mismatch_kl"] == pytest.approx(0, abs=1e-6)
+    assert metrics["learner/behaviour_kl"] > 1e-4
+
+
 def test_stale_rollouts_are_weighted_and_their_trust_region_lies_around_the_policy_of_now():
     update = make_update(num_epochs=1, minibatch_size=99, max_importance_weight=1.2)
     old, new = sample(update.captioner, 1), sample(update.captioner, 2)
