@@ -129,7 +129,7 @@ class _Training:
             pct_start=WARMUP_SHARE,
             cycle_momentum=False,
         )
-        clap.audio_tower.fit_input_scale(self._frames[self._training], self._mask[self._training])
+        clap.audio_tower.tower.fit_input_scale(self._frames[self._training], self._mask[self._training])
 
     def run(self, on_epoch: Callable[[ClapProgress], None] | None) -> tuple[float, ...]:
         """Run every epoch; return their mean losses."""

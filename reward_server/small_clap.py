@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from reward_server.audio_tower import AudioTower
+from reward_server.audio_tower import ClapAudioTower
 from reward_server.text_tower import TextTower, build_word_tokenizer
 from rlcap.config.reward import ClapConfig
 from rlcap.errors import CheckpointError
@@ -60,9 +60,7 @@ class SmallClap(nn.Module):
         super().__init__()
         self.shape = shape
         self.tokenizer = tokenizer
-        self.audio_tower = AudioTower(
-            shape.num_mels, shape.audio_channels, shape.num_segments, shape.num_heads, shape.embedding_dim
-        )
+        self.audio_tower = ClapAudioTower(shape.num_mels, shape.audio_channels, shape.num_segments, shape.embedding_dim)
         self.text_tower = TextTower(
             shape.vocab_size,
             shape.text_width,

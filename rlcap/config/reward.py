@@ -37,23 +37,23 @@ class ClapConfig(Section):
 
     embedding_dim: int = 512
     """Size of the audio and the text embedding."""
-    audio_channels: list[int] = field(default_factory=lambda: [128, 160, 192])
-    """Output channels of the audio tower's convolutions: the first divides the frame rate by 4, the others by 2."""
-    num_segments: int = 4
+    audio_channels: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
+    """Channels of the audio tower's four stages; a captioner that starts from this tower must have the same."""
+    num_segments: int = 8
     """Stretches of the clip that are pooled apart, so that the order of sounds survives."""
     text_width: int = 128
     """Hidden size of the text tower."""
     num_text_layers: int = 2
     """Transformer layers of the text tower."""
     num_heads: int = 4
-    """Attention heads of both towers."""
+    """Attention heads of the text tower."""
     max_words: int = 64
     """Longer captions are cut."""
     batch_size: int = 128
     """Captioned clips in one contrastive batch."""
-    num_epochs: int = 10
+    num_epochs: int = 8
     """Passes over the captioned clips."""
-    learning_rate: float = 7e-4
+    learning_rate: float = 1e-3
     """Peak step size; it warms up over the first tenth of the steps and then falls along a cosine."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
@@ -100,13 +100,13 @@ class HeadConfig(Section):
     """Share of hidden units switched off while fitting."""
     sigmoid_output: bool = False
     """Whether scores pass through a sigmoid on the way out; the fit always sees the raw score."""
-    finetune_towers: FinetuneTowers = FinetuneTowers.all
+    finetune_towers: FinetuneTowers = FinetuneTowers.none
     """What of the CLAP is trained together with the head."""
     l2: float = 1e-4
     """Weight decay of the head."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-4
     """Step size of the head."""
-    tower_learning_rate: float = 3e-4
+    tower_learning_rate: float = 1e-4
     """Step size of what is trained of the towers."""
     batch_size: int = 128
     """Pairs behind one optimiser step."""
