@@ -12,6 +12,8 @@ from rlcap.config.data import DataConfig
 from rlcap.errors import DataError
 
 CLOTHO_CAPTIONS = [f"caption_{number}" for number in range(1, 6)]
+CLOTHO_TABLES = "clotho_captions_*.csv"
+AUDIOCAPS_TABLES = "*.csv"
 AUDIOCAPS_CLIP_S = 10
 
 
@@ -27,14 +29,14 @@ def open_clotho(config: DataConfig) -> FileSource:
     ids: list[str] = []
     captions: list[list[str]] = []
     splits: list[str] = []
-    for path in _tables(root, config.manifest):
+    for path in _tables(root, config.manifest or CLOTHO_TABLES):
         table = read_columns(path, ["file_name", *CLOTHO_CAPTIONS])
         split = path.stem.removeprefix("clotho_captions_")
         folder = f"{split}/" if (root / split).is_dir() else ""
         ids += [folder + name for name in filled_texts(path, table, "file_name")]
         captions += text_lists(table, CLOTHO_CAPTIONS)
         splits += [split] * table.num_rows
-    records = ClipTable.from_columns(ids, ids, [[]] * len(ids), captions, splits, origin=str(root / config.manifest))
+    records = ClipTable.from_columns(ids, ids, [[]] * len(ids), captions, splits, origin=str(root))
     return FileSource(root, records, DecodeLimits.of(config))
 
 
@@ -51,7 +53,7 @@ def open_audiocaps(config: DataConfig) -> FileSource:
     root = existing_root(config)
     clips: dict[tuple[str, str], list[str]] = {}
     splits: list[str] = []
-    for path in _tables(root, config.manifest):
+    for path in _tables(root, config.manifest or AUDIOCAPS_TABLES):
         table = read_columns(path, ["youtube_id", "start_time", "caption"])
         starts = filled_texts(path, table, "start_time")
         rows = zip(filled_texts(path, table, "youtube_id"), starts, text_lists(table, ["caption"]), strict=True)
@@ -69,7 +71,7 @@ def open_audiocaps(config: DataConfig) -> FileSource:
         [[]] * len(clips),
         list(clips.values()),
         splits,
-        origin=str(root / config.manifest),
+        origin=str(root),
     )
     return FileSource(root, records, DecodeLimits.of(config))
 

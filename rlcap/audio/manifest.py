@@ -15,6 +15,8 @@ from rlcap.audio.tables import filled_texts, read_columns, text_lists, texts
 from rlcap.config.data import DataConfig
 from rlcap.errors import DataError
 
+DEFAULT_MANIFEST = "manifest.csv"
+
 
 def open_manifest(config: DataConfig) -> FileSource:
     """Open the recordings that a CSV, TSV, JSON lines or Parquet table lists.
@@ -24,7 +26,7 @@ def open_manifest(config: DataConfig) -> FileSource:
             or gives one id to two clips.
     """
     root = existing_root(config)
-    path = root / config.manifest
+    path = root / (config.manifest or DEFAULT_MANIFEST)
     optional = filter(None, [config.clip_id_column, config.caption_column, config.split_column])
     wanted = [config.path_column, *config.label_columns, *optional, *config.keep_rows]
     table = _kept(read_columns(path, wanted), config, path)

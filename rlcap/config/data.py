@@ -75,8 +75,9 @@ class DataConfig(Section):
     """Layout of the source: see docs/data.md."""
     root: str = ""
     """Folder that holds the recordings; paths in a manifest are relative to it."""
-    manifest: str = "manifest.csv"
-    """CSV, TSV, JSONL or Parquet table below `root`, one row a clip (kinds `manifest`, `clotho`, `audiocaps`)."""
+    manifest: str = ""
+    """Table (CSV, TSV, JSONL, Parquet) below `root`, one row a clip; empty: `manifest.csv`, for kind `clotho`
+    `clotho_captions_*.csv` and for kind `audiocaps` `*.csv`, whose patterns may fit several tables."""
     path_column: str = "path"
     """Column of the audio path (kind `manifest`)."""
     audio_dir: str = ""
@@ -94,7 +95,7 @@ class DataConfig(Section):
     split_column: str = ""
     """Column that says which split a row belongs to; empty: every row is in every split."""
     splits: dict[str, list[str]] = field(default_factory=dict)
-    """For each split, the values of `split_column` that belong to it, such as `rl: ["3"]`."""
+    """For each split, the values of `split_column` that belong to it, such as `rl: ["3"]`; not listed: its own name."""
     min_duration_s: float = 0.1
     """Shorter clips are quarantined."""
     max_duration_s: float = 30.0

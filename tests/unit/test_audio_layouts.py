@@ -19,11 +19,11 @@ def write_sound(path: Path) -> None:
     soundfile.write(path, 0.5 * np.ones(8_000), 16_000)
 
 
-def clotho(root: Path, manifest: str = "clotho_captions_*.csv", **settings: object) -> DataConfig:
+def clotho(root: Path, manifest: str = "", **settings: object) -> DataConfig:
     return DataConfig(kind=SourceKind.clotho, root=str(root), manifest=manifest, **settings)
 
 
-def audiocaps(root: Path, manifest: str = "*.csv", **settings: object) -> DataConfig:
+def audiocaps(root: Path, manifest: str = "", **settings: object) -> DataConfig:
     return DataConfig(kind=SourceKind.audiocaps, root=str(root), manifest=manifest, **settings)
 
 
@@ -52,6 +52,8 @@ def test_clotho_faults_are_named(tmp_path):
     (tmp_path / "other.csv").write_text("file,caption\na.wav,x\n")
     with pytest.raises(DataError, match=r"there is no file .*manifest.csv; tables in that folder: other.csv"):
         open_source(clotho(tmp_path, "manifest.csv"))
+    with pytest.raises(DataError, match=r"there is no file .*clotho_captions_\*.csv; tables in that folder: other.csv"):
+        open_source(clotho(tmp_path))
     with pytest.raises(DataError, match="has no column 'file_name'; columns there: file, caption"):
         open_source(clotho(tmp_path, "other.csv"))
 
