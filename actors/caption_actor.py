@@ -21,6 +21,8 @@ class ActorResult:
 
     scored: ScoredRollouts
     quarantined: tuple[Quarantined, ...]
+    audio_s: float
+    """Seconds of audio heard."""
 
 
 class CaptionActor:
@@ -56,7 +58,9 @@ class CaptionActor:
             raise DataError(f"none of the {len(batch.positions)} clips of batch {batch.batch_index} could be read")
         rollouts = self._sample(clips, batch, policy_version)
         request = RewardRequest(tuple(clips), rollouts.captions, rollouts.clip_index)
-        return ActorResult(ScoredRollouts(rollouts, self._reward_client.score(request)), tuple(quarantined))
+        scored = ScoredRollouts(rollouts, self._reward_client.score(request))
+        audio_s = sum(len(clip.waveform) / clip.sample_rate_hz for clip in clips)
+        return ActorResult(scored, tuple(quarantined), audio_s)
 
     @torch.inference_mode()
     def _sample(self, clips: list[Clip], batch: CursorBatch, policy_version: int) -> RolloutBatch:

@@ -6,6 +6,7 @@ RLlib creates, probes and restarts it; rollouts never travel through RLlib's epi
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,12 @@ from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
 
 from actors.audio_cursor import CursorBatch
-from actors.caption_actor import ActorResult, CaptionActor
+from actors.caption_actor import CaptionActor
 from rlcap.captioners.loading import load_captioner
 from rlcap.captioners.weights import FlatWeights, load_into
 from rlcap.config.captioner import SamplingConfig
 from rlcap.protocols import AudioSource, RewardClient
+from rlcap.types import Quarantined, ScoredRollouts
 
 STUB_SPACE = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 """RLlib insists on spaces; a caption is one action sequence, and there is no environment."""
@@ -40,6 +42,19 @@ class ActorPlan:
     sampling: SamplingConfig
     samples_per_clip: int
     num_threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutInfo:
+    """What the driver needs to know of a batch, without its rollouts."""
+
+    policy_version: int
+    num_captions: int
+    audio_s: float
+    """Seconds of audio heard."""
+    wall_s: float
+    reward_version: str
+    quarantined: tuple[Quarantined, ...]
 
 
 class CaptionEnvRunner(EnvRunner):
@@ -59,12 +74,27 @@ class CaptionEnvRunner(EnvRunner):
         )
         self._policy_version = -1
 
-    def caption(self, batch: CursorBatch, policy_version: int, weights: FlatWeights) -> ActorResult:
-        """Caption one cursor batch with these weights, loading them when their version is new."""
+    def caption(
+        self, batch: CursorBatch, policy_version: int, weights: FlatWeights
+    ) -> tuple[ScoredRollouts, RolloutInfo]:
+        """Caption one cursor batch with these weights, loading them when their version is new.
+
+        Called with two returns: the rollouts stay in the object store, the info goes to the driver.
+        """
+        start = time.monotonic()
         if policy_version != self._policy_version:
             load_into(self._actor.policy, weights)
             self._policy_version = policy_version
-        return self._actor.caption(batch, policy_version)
+        result = self._actor.caption(batch, policy_version)
+        info = RolloutInfo(
+            policy_version=policy_version,
+            num_captions=len(result.scored.rollouts.captions),
+            audio_s=result.audio_s,
+            wall_s=time.monotonic() - start,
+            reward_version=result.scored.rewards.reward_version,
+            quarantined=result.quarantined,
+        )
+        return result.scored, info
 
     def sample(self, **_: Any) -> Any:  # noqa: ANN401 - RLlib's signature
         """Refuse: rollouts are asked for by `caption`."""

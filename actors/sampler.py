@@ -78,9 +78,7 @@ def sample_captions(
     )
 
 
-def _draw(
-    log_softmax: Float[Tensor, "batch vocab"], generator: torch.Generator | None
-) -> Int[Tensor, " batch"]:
+def _draw(log_softmax: Float[Tensor, "batch vocab"], generator: torch.Generator | None) -> Int[Tensor, " batch"]:
     if generator is None:
         return log_softmax.argmax(dim=-1)
     return torch.multinomial(log_softmax.exp(), 1, generator=generator).squeeze(-1)

@@ -18,8 +18,8 @@ from learner.batching import Experience
 from learner.collective import Collective, LearnerProcessGroup, SingleLearner
 from learner.ppo_update import PPOUpdate
 from learner.rl_module import CaptionRLModule
-from learner.weights import FlatWeights, publish
 from rlcap.captioners.captioner import PolicyOutput
+from rlcap.captioners.weights import FlatWeights, publish
 from rlcap.config.algorithm import PPOConfig
 from rlcap.types import ScoredRollouts
 

@@ -10,9 +10,9 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from learner.batching import Captions
-from learner.weights import FlatWeights, load_into, publish
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.loading import load_captioner
+from rlcap.captioners.weights import FlatWeights, load_into, publish
 
 CHECKPOINT = "checkpoint"
 CAPTIONS = "captions"

@@ -57,9 +57,7 @@ class Captioner(nn.Module, ABC):
         """Compute what `encode` reads, at the captioner's own sample rate."""
 
     @abstractmethod
-    def encode(
-        self, frames: Float[Tensor, "clip frame mel"], frame_mask: Bool[Tensor, "clip frame"]
-    ) -> Encoding:
+    def encode(self, frames: Float[Tensor, "clip frame mel"], frame_mask: Bool[Tensor, "clip frame"]) -> Encoding:
         """Encode C clips, once each."""
 
     @abstractmethod
@@ -83,7 +81,7 @@ class Captioner(nn.Module, ABC):
         """Unnormalised next-token scores, before any temperature."""
 
     @abstractmethod
-    def value(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "..."]:
+    def value(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, ...]:
         """The critic's estimate of the return from this state."""
 
     @abstractmethod
@@ -91,9 +89,7 @@ class Captioner(nn.Module, ABC):
         """Turn tokens into text, special tokens left out."""
 
     @abstractmethod
-    def tokenize(
-        self, captions: Sequence[str]
-    ) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
+    def tokenize(self, captions: Sequence[str]) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
         """Turn captions into right-padded tokens, each closed by the end-of-sequence token, and their mask."""
 
     @abstractmethod

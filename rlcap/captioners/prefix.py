@@ -19,7 +19,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.cache_utils import DynamicCache
 
 from rlcap.audio.features import LogMel, LogMelConfig
-
 from rlcap.audio.tower import AudioTower, pool_segments
 from rlcap.captioners.captioner import Captioner, Encoding
 from rlcap.captioners.kv_cache import PreallocatedCache, expand_differentiably
@@ -132,7 +131,7 @@ class PrefixCaptioner(Captioner):
         """Project to the vocabulary."""
         return self.language_model.get_output_embeddings()(hidden)
 
-    def value(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "..."]:
+    def value(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, ...]:
         """Estimate the return; gradients stop here, so that the critic cannot bend the policy."""
         return self.value_head(hidden.detach()).squeeze(-1)
 
@@ -178,7 +177,9 @@ class PrefixCaptioner(Captioner):
             captioner._encoder().load_state_dict(load_file(directory / "audio_encoder.safetensors"))
             captioner.value_head.load_state_dict(load_file(directory / "value_head.safetensors"))
         except (RuntimeError, SafetensorError) as mismatch:
-            raise CheckpointError(f"{directory} holds damaged weights or another architecture: {mismatch}") from mismatch
+            raise CheckpointError(
+                f"{directory} holds damaged weights or another architecture: {mismatch}"
+            ) from mismatch
         return captioner
 
     def _encoder(self) -> nn.ModuleDict:
@@ -192,9 +193,7 @@ class PrefixCaptioner(Captioner):
 
     def _read_prefix(self, encoding: Encoding) -> tuple[DynamicCache, Float[Tensor, "clip dim"]]:
         cache = DynamicCache(config=self.language_model.config)
-        output = self.language_model.base_model(
-            inputs_embeds=encoding.states, past_key_values=cache, use_cache=True
-        )
+        output = self.language_model.base_model(inputs_embeds=encoding.states, past_key_values=cache, use_cache=True)
         return cache, output.last_hidden_state[:, -1]
 
 

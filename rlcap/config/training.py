@@ -16,6 +16,8 @@ class TrainingConfig(Section):
     """Updates of the policy."""
     clips_per_batch: int = 16
     """Clips behind one update."""
+    batches_per_update: int = 2
+    """Requests that an update's clips are split into; results depend on it, and not on the number of actors."""
     samples_per_clip: int = 4
     """Captions sampled for each clip of an update."""
     checkpoint_every_updates: int = 10
@@ -37,11 +39,17 @@ class TrainingConfig(Section):
             num_updates=self.num_updates,
             clips_per_batch=self.clips_per_batch,
             samples_per_clip=self.samples_per_clip,
+            batches_per_update=self.batches_per_update,
             checkpoint_every_updates=self.checkpoint_every_updates,
             keep_last=self.keep_last,
             sample_every_updates=self.sample_every_updates,
         )
         yield from must_not_be_negative(num_sample_clips=self.num_sample_clips)
+        if self.batches_per_update > 0 and self.clips_per_batch % self.batches_per_update:
+            yield (
+                f"clips_per_batch must be a multiple of batches_per_update ({self.batches_per_update}), "
+                f"got {self.clips_per_batch}"
+            )
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from learner.weights import load_into, publish
+from rlcap.captioners.weights import load_into, publish
 from rlcap.errors import CheckpointError
 
 

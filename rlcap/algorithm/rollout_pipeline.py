@@ -1,0 +1,149 @@
+"""Keeps the actors busy with cursor batches, and hands the learner each update's rollouts.
+
+Update u trains on batches u * R to (u + 1) * R - 1 of the audio stream, whoever captions them and in whatever order they
+come back. A batch may be asked for once its update lies at most `max_staleness` versions ahead of the policy: so the
+bound holds by construction, and with 0 the run is synchronous.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from actors.audio_cursor import AudioCursor, CursorBatch
+from actors.env_runner import RolloutInfo
+from rlcap.errors import ActorLostError, RlcapError
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 5
+"""How often one batch is asked for before the run gives up."""
+POLL_S = 0.2
+"""Longest uninterrupted wait, so that Ctrl-C is noticed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedBatch:
+    """One cursor batch, captioned and scored; the rollouts stay in Ray's object store."""
+
+    rollouts: ray.ObjectRef
+    info: RolloutInfo
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    batch: CursorBatch
+    actor_id: int
+    rollouts: ray.ObjectRef
+    attempt: int
+    deadline: float
+
+
+class RolloutPipeline:
+    """Direct calls to caption actors; every request carries the weights it is to be answered with."""
+
+    def __init__(
+        self,
+        actors: Mapping[int, ActorHandle],
+        cursor: AudioCursor,
+        *,
+        batches_per_update: int,
+        max_staleness: int,
+        timeout_s: float,
+        check_interrupt: Callable[[], None],
+    ) -> None:
+        self._actors = actors
+        self._cursor = cursor
+        self._batches_per_update = batches_per_update
+        self._max_staleness = max_staleness
+        self._timeout_s = timeout_s
+        self._check_interrupt = check_interrupt
+        # One request ahead hides the way to the driver and back, but in synchronous mode nothing runs ahead.
+        self._max_in_flight = 2 if max_staleness else 1
+        self._in_flight: dict[ray.ObjectRef, _Request] = {}
+        self._waiting: list[tuple[CursorBatch, int]] = []  # lost batches, with their next attempt
+        self._ready: dict[int, CollectedBatch] = {}
+        self._upcoming = cursor.next()
+        self._version = 0
+        self._weights: ray.ObjectRef | None = None
+        self.num_lost = 0
+
+    def publish(self, policy_version: int, weights: ray.ObjectRef) -> None:
+        """Answer all further requests with these weights."""
+        self._version, self._weights = policy_version, weights
+
+    def collect(self, update: int) -> list[CollectedBatch]:
+        """Wait for all batches of an update, in stream order.
+
+        Raises:
+            ActorLostError: one batch was lost `MAX_ATTEMPTS` times.
+            RlcapError: what an actor raised.
+        """
+        wanted = range(update * self._batches_per_update, (update + 1) * self._batches_per_update)
+        while any(index not in self._ready for index in wanted):
+            self._submit()
+            self._receive()
+            self._check_interrupt()
+        self._submit()  # the actors go on while the learner updates
+        return [self._ready.pop(index) for index in wanted]
+
+    def _submit(self) -> None:
+        while (actor_id := self._idlest_actor()) is not None:
+            if self._waiting:
+                batch, attempt = self._waiting.pop(0)
+            elif self._upcoming.batch_index // self._batches_per_update - self._version <= self._max_staleness:
+                batch, attempt = self._upcoming, 1
+                self._upcoming = self._cursor.next()
+            else:
+                return
+            self._ask(actor_id, batch, attempt)
+
+    def _idlest_actor(self) -> int | None:
+        load = dict.fromkeys(self._actors, 0)
+        for request in self._in_flight.values():
+            load[request.actor_id] += 1
+        actor_id = min(load, key=lambda each: (load[each], each))
+        return actor_id if load[actor_id] < self._max_in_flight else None
+
+    def _ask(self, actor_id: int, batch: CursorBatch, attempt: int) -> None:
+        call = self._actors[actor_id].caption.options(num_returns=2)
+        rollouts, info = call.remote(batch, self._version, self._weights)
+        deadline = time.monotonic() + self._timeout_s * self._max_in_flight
+        self._in_flight[info] = _Request(batch, actor_id, rollouts, attempt, deadline)
+
+    def _receive(self) -> None:
+        done, _ = ray.wait(list(self._in_flight), num_returns=1, timeout=POLL_S)
+        for info_ref in done:
+            request = self._in_flight.pop(info_ref)
+            try:
+                info = ray.get(info_ref)
+            except RayActorError as lost:
+                self._ask_again(request, lost)
+            except RayTaskError as failed:
+                cause = failed.cause
+                raise (cause if isinstance(cause, RlcapError) else failed) from failed
+            else:
+                self._ready[request.batch.batch_index] = CollectedBatch(request.rollouts, info)
+        self._restart_hung_actors()
+
+    def _ask_again(self, request: _Request, lost: Exception) -> None:
+        self.num_lost += 1
+        log.warning("caption actor %d was lost; batch %d is sampled again", request.actor_id, request.batch.batch_index)
+        if request.attempt >= MAX_ATTEMPTS:
+            raise ActorLostError(
+                f"batch {request.batch.batch_index} lost its caption actor {MAX_ATTEMPTS} times; "
+                "see Ray's logs for why the actor dies (often memory)"
+            ) from lost
+        self._waiting.append((request.batch, request.attempt + 1))
+
+    def _restart_hung_actors(self) -> None:
+        now = time.monotonic()
+        for actor_id in {request.actor_id for request in self._in_flight.values() if request.deadline < now}:
+            log.warning("caption actor %d gave no answer within %.0f s; restarting it", actor_id, self._timeout_s)
+            ray.kill(self._actors[actor_id], no_restart=False)
