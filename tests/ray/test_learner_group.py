@@ -21,8 +21,8 @@ from learner.objective import AVERAGES
 from learner.ppo_learner import CaptionPPOLearner, learner_settings
 from learner.ppo_update import PPOUpdate
 from learner.rl_module import CAPTIONS, WEIGHTS, CaptionRLModule, captioner_module_spec
-from learner.weights import load_into
 from rlcap.captioners.captioner import Encoding, PolicyOutput
+from rlcap.captioners.weights import load_into
 from rlcap.config.algorithm import PPOConfig
 from rlcap.errors import ActorLostError, CheckpointError, RlcapError
 from rlcap.types import PolicyFeatures, RewardBatch, RolloutBatch, ScoredRollouts
