@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -40,13 +41,17 @@ def load_captioner(directory: str | Path) -> Captioner:
 
 
 def build_prefix_captioner(
-    config: CaptionerConfig, tokenizer: PreTrainedTokenizerFast, max_caption_tokens: int, dropout: float
+    config: CaptionerConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    encoder_channels: Sequence[int],
+    dropout: float,
 ) -> PrefixCaptioner:
     """Make a new prefix captioner around a small GPT-2, randomly initialised."""
     language_model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(tokenizer),
-            n_positions=config.prefix_length + max_caption_tokens,
+            n_positions=config.prefix_length + config.max_caption_tokens,
             n_embd=config.width,
             n_layer=config.num_layers,
             n_head=config.num_heads,
@@ -60,7 +65,7 @@ def build_prefix_captioner(
     )
     settings = PrefixCaptionerConfig(
         num_segments=config.prefix_length - 1,
-        encoder_channels=tuple(config.encoder_channels),
+        encoder_channels=tuple(encoder_channels),
         freeze_encoder=config.freeze_encoder,
     )
     return PrefixCaptioner(settings, language_model, tokenizer)

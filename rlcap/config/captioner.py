@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from rlcap.config.section import Section, must_be_a_share, must_be_positive, must_not_be_negative
 
@@ -22,8 +22,8 @@ class CaptionerConfig(Section):
     """Attention heads of the language model."""
     prefix_length: int = 9
     """Audio vectors in front of the caption: one for the whole clip, the others for its segments."""
-    encoder_channels: list[int] = field(default_factory=lambda: [16, 32, 64, 96])
-    """Channels of the audio tower's four stages; the small CLAP's tower, which the captioner starts from, has them."""
+    max_caption_tokens: int = 64
+    """Longest caption that the language model has positions for."""
     freeze_encoder: bool = True
     """Keep the audio tower as it is; each clip is then heard once for policy and reference together."""
 
@@ -36,8 +36,6 @@ class CaptionerConfig(Section):
         )
         if self.prefix_length < 2:
             yield f"prefix_length must be 2 or more, got {self.prefix_length}"
-        if len(self.encoder_channels) != 4 or min(self.encoder_channels, default=0) < 1:
-            yield f"encoder_channels must list 4 sizes above 0, got {self.encoder_channels}"
         if self.num_heads > 0 and self.width % self.num_heads:
             yield f"width must be a multiple of num_heads ({self.num_heads}), got {self.width}"
 

@@ -66,8 +66,8 @@ class ClapConfig(Section):
 
     def faults(self) -> Iterator[str]:
         """Report sizes that cannot be built or trained."""
-        if not self.audio_channels or min(self.audio_channels) < 1:
-            yield f"audio_channels must list sizes above 0, got {self.audio_channels}"
+        if len(self.audio_channels) != 4 or min(self.audio_channels) < 1:
+            yield f"audio_channels must list 4 sizes above 0, got {self.audio_channels}"
         yield from must_be_positive(
             embedding_dim=self.embedding_dim,
             num_segments=self.num_segments,
@@ -83,9 +83,8 @@ class ClapConfig(Section):
             yield f"batch_size must be 2 or more, since captions are told apart within a batch, got {self.batch_size}"
         if not 0 < self.validation_share < 1:
             yield f"validation_share must lie in (0, 1), got {self.validation_share}"
-        for name, width in (("text_width", self.text_width), ("audio_channels", (self.audio_channels or [0])[-1])):
-            if self.num_heads > 0 and width % self.num_heads:
-                yield f"{name} must (in the last layer) be a multiple of num_heads ({self.num_heads}), got {width}"
+        if self.num_heads > 0 and self.text_width % self.num_heads:
+            yield f"text_width must be a multiple of num_heads ({self.num_heads}), got {self.text_width}"
 
 
 @dataclass(kw_only=True)
@@ -144,16 +143,27 @@ class HeadConfig(Section):
         yield from must_not_be_negative(l2=self.l2, seed=self.seed)
 
 
+class RewardControl(Enum):
+    """Ways to spoil the reward on purpose, to show what an ordinary one is worth."""
+
+    none = "none"
+    """The ordinary reward."""
+    shuffled_audio = "shuffled_audio"
+    """Every caption is scored against another clip of the same request."""
+
+
 @dataclass(kw_only=True)
 class TextTermsConfig(Section):
     """Weights of the terms that read the caption alone; 0 leaves a term out. Each term lies in [-1, 0]."""
 
     repetition: float = 0.0
-    """Share of the words that repeat an earlier pair of words."""
+    """Minus the share of pairs of neighbouring words that repeat an earlier pair."""
     length: float = 0.0
-    """Distance from the range `min_words` to `max_words`."""
+    """Minus the words below `min_words` or above `max_words`, as a share of that bound."""
     unfinished: float = 0.0
-    """Captions that end without a full stop or on a word that cannot end a sentence."""
+    """-1 for captions that end on a word which asks for another, such as "the" or "and", or hold no word."""
+    full_stop: float = 0.0
+    """-1 for captions that end without a full stop, exclamation or question mark."""
     min_words: int = 3
     """Shorter captions cost."""
     max_words: int = 24
@@ -162,10 +172,14 @@ class TextTermsConfig(Section):
     def faults(self) -> Iterator[str]:
         """Report negative weights and an empty range of lengths."""
         yield from must_not_be_negative(
-            repetition=self.repetition, length=self.length, unfinished=self.unfinished, min_words=self.min_words
+            repetition=self.repetition,
+            length=self.length,
+            unfinished=self.unfinished,
+            full_stop=self.full_stop,
         )
-        if self.max_words < max(self.min_words, 1):
-            yield f"max_words must be at least 1 and min_words ({self.min_words}), got {self.max_words}"
+        yield from must_be_positive(min_words=self.min_words)
+        if self.max_words < self.min_words:
+            yield f"max_words must be at least min_words ({self.min_words}), got {self.max_words}"
 
 
 @dataclass(kw_only=True)
@@ -202,8 +216,10 @@ class RewardConfig(Section):
     """How long a shard gathers requests before it scores; unused where `deterministic` is set."""
     deterministic: bool = True
     """Whether each request is scored alone, so that other requests never change its last bits."""
+    control: RewardControl = RewardControl.none
+    """Whether the reward is spoiled on purpose (for one that reads the text alone see `head.kind`)."""
     pairs_per_clip: int = 6
-    """Preference pairs asked of each clip of the `preference` split."""
+    """Preference pairs judged on each clip of the `preference` split."""
     clap: ClapConfig = field(default_factory=ClapConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     text_terms: TextTermsConfig = field(default_factory=TextTermsConfig)

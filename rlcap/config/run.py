@@ -49,3 +49,8 @@ class RunConfig(Section):
         if not self.cache_dir:
             yield "cache_dir must name a folder"
         yield from must_not_be_negative(seed=self.seed)
+        if self.sampling.max_new_tokens > self.captioner.max_caption_tokens:
+            yield (
+                f"sampling.max_new_tokens must be at most captioner.max_caption_tokens "
+                f"({self.captioner.max_caption_tokens}), got {self.sampling.max_new_tokens}"
+            )

@@ -1,0 +1,41 @@
+"""Ray for the length of a job: a local one that is taken down again, or a cluster that is left as it was."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from rlcap.config.cluster import ClusterConfig
+
+OBJECT_STORE_BYTES = 512 * 1024**2
+"""Enough for the rollouts and weights in flight on one machine; a cluster brings its own."""
+
+
+@contextmanager
+def ray_session(cluster: ClusterConfig, num_shards: int) -> Iterator[None]:
+    """Connect to `cluster.ray_address`, or start Ray here with room for all processes of a run."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own default from its next release
+    if cluster.ray_address:
+        ray.init(address=cluster.ray_address, logging_level=logging.ERROR)
+    else:
+        num_cpus = (
+            cluster.num_actors * cluster.actor_cpus
+            + num_shards * cluster.shard_cpus
+            + max(1, cluster.num_learners) * cluster.learner_cpus
+        )
+        ray.init(
+            num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()

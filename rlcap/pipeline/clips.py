@@ -1,0 +1,201 @@
+"""The clips of each split: rendered soundscapes or the user's recordings, with what is known about them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from rlcap.audio.arrow_store import ClipStore, write_clip_store
+from rlcap.audio.source import RecordedSource
+from rlcap.audio.sources import open_source
+from rlcap.audio.subset import select_split
+from rlcap.config.data import DataConfig, SourceKind, SoundscapesConfig, Split
+from rlcap.errors import DataError
+from rlcap.pipeline.progress import progress_bar
+from rlcap.pipeline.stage_cache import StageCache
+from rlcap.protocols import AudioSource
+from rlcap.soundscapes.grammar import write_caption
+from rlcap.soundscapes.lexicon import Lexicon, canonical_label
+from rlcap.soundscapes.scene import Scene
+from rlcap.soundscapes.stream import SoundscapeSource
+from rlcap.soundscapes.world import LABELS, render
+from rlcap.types import Clip, PolicyFeatures, Quarantined
+
+CAPTIONS_PER_RECORDING = 4
+"""Phrasings that are made from the labels of a recording without captions of its own."""
+CHUNK = 64
+SPLIT_STRIDE = 10**9
+"""Distance between the first clips of two splits in the synthetic world: they never share one."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledClips:
+    """The clips of a split; PPO is given the source alone."""
+
+    source: AudioSource
+    scenes: tuple[Scene, ...]
+    """What happens in each clip: for annotators and judges."""
+    captions: tuple[tuple[str, ...], ...]
+    """One or more true captions of each clip."""
+    lexicon: Lexicon
+    key: str
+    """Hash of what these clips are."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeardClips:
+    """Features of the clips that could be read."""
+
+    features: PolicyFeatures
+    clip_ids: tuple[str, ...]
+    positions: tuple[int, ...]
+    """Where each stands in its source."""
+    quarantined: tuple[Quarantined, ...]
+
+
+def open_split(config: DataConfig, split: Split, cache: StageCache) -> LabelledClips:
+    """Open the clips of a split, rendering soundscapes that are not there yet.
+
+    Raises:
+        DataError: the source or the split cannot be used.
+    """
+    if config.kind is SourceKind.soundscapes:
+        return _open_soundscapes(config.soundscapes, split, cache)
+    return _label_recordings(select_split(open_source(config), config, split), config)
+
+
+def open_audio(config: DataConfig, cache: StageCache) -> AudioSource:
+    """Open the audio of PPO, without its captions; `data.soundscapes.rl: 0` is an endless stream."""
+    if config.kind is SourceKind.soundscapes and config.soundscapes.rl == 0:
+        return SoundscapeSource(config.soundscapes.seed, first=_first(Split.rl))
+    return open_split(config, Split.rl, cache).source
+
+
+def hear(
+    source: AudioSource, make_features: Callable[[Sequence[Clip]], PolicyFeatures], description: str
+) -> HeardClips:
+    """Read every clip of a source and compute its features; clips that cannot be read are left out and listed.
+
+    Raises:
+        DataError: no clip could be read.
+    """
+    parts: list[PolicyFeatures] = []
+    kept: list[tuple[str, int]] = []
+    quarantined: list[Quarantined] = []
+    chunks = [range(start, min(start + CHUNK, len(source))) for start in range(0, len(source), CHUNK)]
+    with progress_bar(description, len(chunks)) as advance:
+        for chunk in chunks:
+            for position in chunk:
+                clips, refused = source.read([position])
+                quarantined += refused
+                if clips:
+                    parts.append(make_features(clips))
+                    kept.append((clips[0].clip_id, position))
+            advance(f"{len(quarantined)} quarantined" if quarantined else "")
+    if not kept:
+        raise DataError(f"none of the {len(source)} clips could be read; the first reason: {quarantined[0].reason}")
+    return HeardClips(
+        join_features(parts),
+        tuple(clip_id for clip_id, _ in kept),
+        tuple(position for _, position in kept),
+        tuple(quarantined),
+    )
+
+
+def join_features(parts: Sequence[PolicyFeatures]) -> PolicyFeatures:
+    """Put the clips of several feature batches under one another, padded to the longest."""
+    num_clips = sum(len(part.frames) for part in parts)
+    longest = max(part.frames.shape[1] for part in parts)
+    frames = np.zeros((num_clips, longest, parts[0].frames.shape[2]), dtype=np.float32)
+    mask = np.zeros((num_clips, longest), dtype=bool)
+    row = 0
+    for part in parts:
+        rows, length = part.frame_mask.shape
+        frames[row : row + rows, :length] = part.frames
+        mask[row : row + rows, :length] = part.frame_mask
+        row += rows
+    return PolicyFeatures(frames, mask)
+
+
+def _first(split: Split) -> int:
+    return list(Split).index(split) * SPLIT_STRIDE
+
+
+def _open_soundscapes(config: SoundscapesConfig, split: Split, cache: StageCache) -> LabelledClips:
+    size = getattr(config, split.value)
+    if size == 0:
+        raise DataError("data.soundscapes.rl is 0, an endless stream: give a number for stages that need its captions")
+    lexicon = Lexicon.for_labels(LABELS)
+    result = cache.get(
+        f"clips-{split.value}",
+        {"seed": config.seed, "first": _first(split), "size": size},
+        lambda path: _render(path / "clips.arrow", config, split, size),
+    )
+    store = ClipStore(result.path / "clips.arrow")
+    facts = [json.loads(store.record_json(position)) for position in range(len(store))]
+    scenes = tuple(Scene.from_json(json.dumps(fact["scene"])) for fact in facts)
+    return LabelledClips(store, scenes, tuple(tuple(fact["captions"]) for fact in facts), lexicon, result.key)
+
+
+def _render(path: Path, config: SoundscapesConfig, split: Split, size: int) -> None:
+    first = _first(split)
+    starts = range(first, first + size, CHUNK)
+    jobs = [(config.seed, start, min(CHUNK, first + size - start)) for start in starts]
+
+    def rendered() -> Iterator[tuple[Clip, str]]:
+        # Spawned, not forked: torch's threads do not survive a fork.
+        with (
+            ProcessPoolExecutor(config.num_workers, mp_context=get_context("spawn")) as pool,
+            progress_bar(f"synthesise clips ({split.value})", len(jobs)) as advance,
+        ):
+            for clips in pool.map(_render_chunk, jobs):
+                yield from clips
+                advance("")
+
+    write_clip_store(path, rendered())
+
+
+def _render_chunk(job: tuple[int, int, int]) -> list[tuple[Clip, str]]:
+    seed, first, size = job
+    lexicon = Lexicon.for_labels(LABELS)
+    clips = []
+    for index in range(first, first + size):
+        clip, scene = render(seed, index)
+        caption = write_caption(scene, lexicon, np.random.default_rng([seed, index, 1]))
+        clips.append((clip, json.dumps({"scene": json.loads(scene.to_json()), "captions": [caption]})))
+    return clips
+
+
+def _label_recordings(source: RecordedSource, config: DataConfig) -> LabelledClips:
+    records = [source.record(position) for position in range(len(source))]
+    unlabelled = next((record.path for record in records if not record.labels), None)
+    if unlabelled is not None:
+        raise DataError(
+            f"{unlabelled} has no label, and the simulated annotators and judges know a recording by its labels: "
+            f"set data.label_columns (now {config.label_columns})"
+        )
+    lexicon = Lexicon.for_labels(sorted({label for record in records for label in record.labels}))
+    scenes = tuple(Scene.from_labels(map(canonical_label, record.labels)) for record in records)
+    captions = tuple(
+        record.captions or _captions_from_labels(record.clip_id, scene, lexicon)
+        for record, scene in zip(records, scenes, strict=True)
+    )
+    facts = [[record.clip_id, record.path, record.labels, record.captions] for record in records]
+    facts.append([config.min_duration_s, config.max_duration_s, config.silence_dbfs, str(Path(config.root).resolve())])
+    return LabelledClips(source, scenes, captions, lexicon, _digest(json.dumps(facts)))
+
+
+def _captions_from_labels(clip_id: str, scene: Scene, lexicon: Lexicon) -> tuple[str, ...]:
+    rng = np.random.default_rng(int(_digest(clip_id), 16))
+    return tuple(write_caption(scene, lexicon, rng) for _ in range(CAPTIONS_PER_RECORDING))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

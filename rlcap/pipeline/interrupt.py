@@ -1,0 +1,44 @@
+"""Ctrl-C: the first one stops a run between updates, with a checkpoint; the second one stops it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+from rlcap.pipeline.progress import announce
+
+
+class StopRequested(KeyboardInterrupt):
+    """The user asked to stop, and the run is at a point from which it can go on later."""
+
+
+class StopSignal:
+    """While entered, SIGINT and SIGTERM only raise a flag, which `check` turns into `StopRequested`."""
+
+    def __init__(self) -> None:
+        self._requested = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def check(self) -> None:
+        """Raise `StopRequested` if a signal has come."""
+        if self._requested:
+            raise StopRequested
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._requested:
+            raise KeyboardInterrupt
+        self._requested = True
+        announce("stopping: writing a checkpoint (press Ctrl-C again to stop at once)")

@@ -1,0 +1,194 @@
+"""The stages before PPO, and the supervised comparison, each cached by what it depends on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from learner.supervised import supervise
+from reward_server.clap_training import train_clap
+from reward_server.fitting import fit_preferences
+from reward_server.scoring import ClapReward
+from reward_server.small_clap import SmallClap
+from rlcap.audio.features import LogMel, LogMelConfig
+from rlcap.captioners.captioner import Captioner
+from rlcap.captioners.loading import build_prefix_captioner, load_captioner
+from rlcap.captioners.tokenizer import build_word_tokenizer
+from rlcap.config.data import Split
+from rlcap.config.reward import HeadKind
+from rlcap.config.run import RunConfig
+from rlcap.pipeline.clips import HeardClips, LabelledClips, hear, join_features, open_split
+from rlcap.pipeline.preference_pairs import simulate_preferences
+from rlcap.pipeline.progress import progress_bar
+from rlcap.pipeline.stage_cache import StageCache, StageResult
+from rlcap.preferences.pairs import read_pairs, write_pairs
+from rlcap.soundscapes.grammar import vocabulary
+from rlcap.types import Clip, PolicyFeatures, Quarantined
+
+STAGES = ("clap", "sft", "prefs", "reward")
+METRICS_FILE, PAIRS_FILE = "metrics.json", "pairs.parquet"
+
+
+class Stages:
+    """The stages of one configuration; each property runs its stage, or finds it in the cache."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.cache = StageCache(Path(config.cache_dir))
+        self.results: dict[str, StageResult] = {}
+        self.quarantined: list[Quarantined] = []
+        self._clips: dict[Split, LabelledClips] = {}
+
+    def clips(self, split: Split) -> LabelledClips:
+        """The clips of a split, with scenes and captions."""
+        if split not in self._clips:
+            self._clips[split] = open_split(self.config.data, split, self.cache)
+        return self._clips[split]
+
+    @cached_property
+    def clap(self) -> StageResult:
+        """The small CLAP, trained on the captions of the `clap` split."""
+        clips = self.clips(Split.clap)
+        config = replace(self.config.reward.clap, seed=self.config.seed)
+
+        def build(path: Path) -> None:
+            heard = self._hear(clips, LogMel(LogMelConfig()), "listen (clap)")
+            captions = [clips.captions[position][0] for position in heard.positions]
+            with progress_bar("train the small CLAP", config.num_epochs) as advance:
+                clap, metrics = train_clap(
+                    heard.features, captions, config, lambda progress: advance(f"loss {progress.train_loss:.2f}")
+                )
+            clap.save(path)
+            (path / METRICS_FILE).write_text(json.dumps(asdict(metrics), indent=2))
+
+        return self._run("clap", {"clips": clips.key, "clap": config}, build)
+
+    @cached_property
+    def baseline(self) -> StageResult:
+        """The captioner that PPO starts from: supervised here, or a copy of `captioner.checkpoint`."""
+        config = self.config
+        if config.captioner.checkpoint:
+            source = Path(config.captioner.checkpoint)
+            stamp = max((file.stat().st_mtime for file in source.rglob("*")), default=0.0)
+            return self._run(
+                "baseline",
+                {"checkpoint": str(source.resolve()), "modified": stamp},
+                lambda path: load_captioner(source).save(path),
+            )
+        clips = self.clips(Split.captioned)
+
+        def build(path: Path) -> None:
+            with torch.random.fork_rng():
+                torch.manual_seed(config.seed)
+                captioner = build_prefix_captioner(
+                    config.captioner,
+                    build_word_tokenizer(vocabulary(clips.lexicon)),
+                    encoder_channels=config.reward.clap.audio_channels,
+                    dropout=config.sft.dropout,
+                )
+            captioner.audio_tower.load_state_dict(SmallClap.load(self.clap.path).audio_tower.tower.state_dict())
+            self._supervise(captioner, [clips], "train the baseline")
+            captioner.save(path)
+
+        facts = {"clips": clips.key, "clap": self.clap.key, "captioner": config.captioner, "sft": config.sft}
+        return self._run("baseline", {**facts, "sampling": config.sampling, "seed": config.seed}, build)
+
+    @cached_property
+    def preferences(self) -> StageResult:
+        """Pairs of the baseline's captions, judged by the simulated annotators."""
+        clips = self.clips(Split.preference)
+        pairs_per_clip = self.config.reward.pairs_per_clip
+
+        def build(path: Path) -> None:
+            captioner = load_captioner(self.baseline.path)
+            heard = self._hear(clips, captioner.features, "listen (preference)")
+            pairs = simulate_preferences(
+                captioner, heard, clips, pairs_per_clip, self.config.sampling, seed=self.config.seed
+            )
+            write_pairs(pairs, path / PAIRS_FILE)
+
+        facts = {"clips": clips.key, "baseline": self.baseline.key, "pairs_per_clip": pairs_per_clip}
+        return self._run("preferences", {**facts, "sampling": self.config.sampling, "seed": self.config.seed}, build)
+
+    def reward(self, kind: HeadKind) -> StageResult:
+        """The reward model with a head of this kind, fitted on the preference pairs."""
+        clips = self.clips(Split.preference)
+        config = replace(self.config.reward.head, kind=kind, seed=self.config.seed)
+        terms = self.config.reward.text_terms
+
+        def build(path: Path) -> None:
+            heard = self._hear(clips, LogMel(LogMelConfig()), f"listen ({kind.value} reward)")
+            clap, pairs = SmallClap.load(self.clap.path), read_pairs(self.preferences.path / PAIRS_FILE)
+            with progress_bar(f"fit the {kind.value} reward", config.num_epochs) as advance:
+                fitted = fit_preferences(
+                    clap,
+                    heard.features,
+                    heard.clip_ids,
+                    pairs,
+                    config,
+                    lambda progress: advance(f"loss {progress.validation_loss:.3f}"),
+                )
+            ClapReward(fitted.clap, fitted.head, terms, sigmoid_output=config.sigmoid_output).save(path)
+            (path / METRICS_FILE).write_text(json.dumps(asdict(fitted.metrics), indent=2))
+
+        facts = {"clap": self.clap.key, "pairs": self.preferences.key, "head": config, "terms": terms}
+        return self._run(f"reward-{kind.value}", facts, build)
+
+    @cached_property
+    def supervised(self) -> StageResult:
+        """The comparison that PPO does without: the baseline, taught the true captions of PPO's audio as well."""
+        captioned, rl = self.clips(Split.captioned), self.clips(Split.rl)
+
+        def build(path: Path) -> None:
+            captioner = load_captioner(self.baseline.path)
+            self._supervise(captioner, [captioned, rl], "train the supervised comparison")
+            captioner.save(path)
+
+        facts = {"baseline": self.baseline.key, "captioned": captioned.key, "rl": rl.key, "sft": self.config.sft}
+        return self._run("supervised", {**facts, "seed": self.config.seed}, build)
+
+    def _supervise(self, captioner: Captioner, splits: list[LabelledClips], description: str) -> None:
+        heard = [self._hear(clips, captioner.features, "listen (captioned)") for clips in splits]
+        captions = [
+            clips.captions[position] for clips, some in zip(splits, heard, strict=True) for position in some.positions
+        ]
+        with progress_bar(description, self.config.sft.num_epochs) as advance:
+            supervise(
+                captioner,
+                join_features([some.features for some in heard]),
+                captions,
+                self.config.sft,
+                self.config.seed,
+                lambda _, loss: advance(f"loss {loss:.2f}"),
+            )
+
+    def _hear(
+        self, clips: LabelledClips, make_features: Callable[[Sequence[Clip]], PolicyFeatures], description: str
+    ) -> HeardClips:
+        heard = hear(clips.source, make_features, description)
+        self.quarantined += heard.quarantined
+        return heard
+
+    def _run(self, name: str, depends_on: dict[str, object], build: Callable[[Path], None]) -> StageResult:
+        result = self.cache.get(name, depends_on, build)
+        self.results[name] = result
+        return result
+
+
+def run_stage(config: RunConfig, name: str) -> Path:
+    """Run one stage and those it needs; return the folder of its result."""
+    stages = Stages(config)
+    if name == "clap":
+        return stages.clap.path
+    if name == "sft":
+        return stages.baseline.path
+    if name == "prefs":
+        return stages.preferences.path
+    if name == "reward":
+        return stages.reward(config.reward.head.kind).path
+    raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {name!r}")
