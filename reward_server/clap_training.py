@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from reward_server.small_clap import SmallClap
 from rlcap.audio.augmentation import augment_frames
+from rlcap.audio.features import LogMelConfig
 from rlcap.config.reward import ClapConfig
 from rlcap.types import PolicyFeatures
 
@@ -50,8 +51,12 @@ def train_clap(
     captions: Sequence[str],
     config: ClapConfig,
     on_epoch: Callable[[ClapProgress], None] | None = None,
+    *,
+    log_mel: LogMelConfig | None = None,
 ) -> tuple[SmallClap, ClapMetrics]:
     """Train a new CLAP on C clips with one caption each; the same seed gives the same weights.
+
+    `log_mel` tells how `features` were made, for clips that come later; None: with the default settings.
 
     Raises ValueError where captions and clips differ in number, or are too few to train and validate on.
     """
@@ -63,7 +68,7 @@ def train_clap(
     if num_clips - num_validation < 2:
         raise ValueError(f"at least 3 captioned clips are needed to train and validate a CLAP, got {num_clips}")
     validation, training = np.sort(order[:num_validation]), np.sort(order[num_validation:])
-    clap = SmallClap.for_captions(config, captions, num_mels=features.frames.shape[2])
+    clap = SmallClap.for_captions(config, captions, log_mel or LogMelConfig())
     losses = _Training(clap, features, captions, training, config).run(on_epoch)
     at_1, at_5 = retrieval(clap, _select(features, validation), [captions[i] for i in validation])
     return clap, ClapMetrics(losses, num_validation, at_1, at_5)

@@ -27,6 +27,7 @@ class MlpHead(nn.Module):
     ) -> None:
         super().__init__()
         self.hears_audio = hears_audio
+        self.hidden_sizes = list(hidden_sizes)
         self.register_buffer("mean", torch.zeros(2, dim))
         self.register_buffer("scale", torch.ones(2, dim))
         self.first = nn.Linear(2 * dim, hidden_sizes[0])
@@ -37,6 +38,11 @@ class MlpHead(nn.Module):
 
     mean: Tensor
     scale: Tensor
+
+    @property
+    def kind(self) -> HeadKind:
+        """Name of this head in the settings."""
+        return HeadKind.mlp if self.hears_audio else HeadKind.text_only
 
     def fit_input_scale(self, audio: Float[Tensor, "clip dim"], text: Float[Tensor, "caption dim"]) -> None:
         """Standardise by the mean and deviation of these embeddings."""
@@ -76,6 +82,9 @@ class MlpHead(nn.Module):
 
 class CosineHead(nn.Module):
     """Cosine of the two embeddings: the zero-shot reward of a CLAP, in [-1, 1]."""
+
+    kind = HeadKind.cosine
+    hidden_sizes: tuple[int, ...] = ()
 
     def forward(self, audio: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
         """Score each row."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -16,9 +18,10 @@ from transformers import PreTrainedTokenizerFast
 
 from reward_server.audio_tower import ClapAudioTower
 from reward_server.text_tower import TextTower, build_word_tokenizer
+from rlcap.audio.features import LogMel, LogMelConfig
 from rlcap.config.reward import ClapConfig
 from rlcap.errors import CheckpointError
-from rlcap.types import PolicyFeatures
+from rlcap.types import Clip, PolicyFeatures
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -28,7 +31,7 @@ class ClapShape:
     """What fixes the architecture, and so must agree between a checkpoint and the code that reads it."""
 
     embedding_dim: int
-    num_mels: int
+    log_mel: LogMelConfig
     audio_channels: tuple[int, ...]
     num_segments: int
     text_width: int
@@ -38,11 +41,11 @@ class ClapShape:
     vocab_size: int
 
     @classmethod
-    def from_config(cls, config: ClapConfig, *, num_mels: int, vocab_size: int) -> ClapShape:
+    def from_config(cls, config: ClapConfig, log_mel: LogMelConfig, vocab_size: int) -> ClapShape:
         """Take the sizes from the settings, the vocabulary from the captions."""
         return cls(
             embedding_dim=config.embedding_dim,
-            num_mels=num_mels,
+            log_mel=log_mel,
             audio_channels=tuple(config.audio_channels),
             num_segments=config.num_segments,
             text_width=config.text_width,
@@ -60,7 +63,10 @@ class SmallClap(nn.Module):
         super().__init__()
         self.shape = shape
         self.tokenizer = tokenizer
-        self.audio_tower = ClapAudioTower(shape.num_mels, shape.audio_channels, shape.num_segments, shape.embedding_dim)
+        self._log_mel = LogMel(shape.log_mel)
+        self.audio_tower = ClapAudioTower(
+            shape.log_mel.num_mels, shape.audio_channels, shape.num_segments, shape.embedding_dim
+        )
         self.text_tower = TextTower(
             shape.vocab_size,
             shape.text_width,
@@ -72,10 +78,10 @@ class SmallClap(nn.Module):
         self.log_logit_scale = nn.Parameter(torch.tensor(10.0).log())
 
     @classmethod
-    def for_captions(cls, config: ClapConfig, captions: Sequence[str], *, num_mels: int = 64) -> SmallClap:
+    def for_captions(cls, config: ClapConfig, captions: Sequence[str], log_mel: LogMelConfig) -> SmallClap:
         """New model, its vocabulary the words of these captions, its weights drawn from `config.seed`."""
         tokenizer = build_word_tokenizer(captions, config.max_words)
-        shape = ClapShape.from_config(config, num_mels=num_mels, vocab_size=len(tokenizer))
+        shape = ClapShape.from_config(config, log_mel, len(tokenizer))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             return cls(shape, tokenizer)
@@ -84,6 +90,25 @@ class SmallClap(nn.Module):
     def embedding_dim(self) -> int:
         """Size of either embedding."""
         return self.shape.embedding_dim
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Hash of what makes audio embeddings: features and audio tower."""
+        settings = json.dumps([asdict(self.shape.log_mel), self.shape.audio_channels, self.shape.num_segments])
+        return content_hash(settings.encode(), self.audio_tower.state_dict())
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything: sizes, features, words and weights."""
+        words = self.tokenizer.backend_tokenizer.to_str()
+        return content_hash((json.dumps(asdict(self.shape)) + words).encode(), self.state_dict())
+
+    @torch.inference_mode()
+    def embed_clips(self, clips: Sequence[Clip]) -> Float32[np.ndarray, "clip dim"]:
+        """Embed clips of any sample rate, one by one: products of matrices round differently in larger batches."""
+        rows = [self.embed_features(self._log_mel([clip])) for clip in clips]
+        embedded: Float32[np.ndarray, "clip dim"] = torch.cat(rows).numpy()
+        return embedded
 
     def embed_features(self, features: PolicyFeatures) -> Float[Tensor, "clip dim"]:
         """Embed log-mel frames `[clip, frame, mel]`; not normalised."""
@@ -128,6 +153,15 @@ class SmallClap(nn.Module):
         return model.eval()
 
 
+def content_hash(settings: bytes, weights: Mapping[str, Tensor]) -> str:
+    """16 hexadecimal digits that change with any setting, or any bit of any weight."""
+    digest = hashlib.blake2b(settings, digest_size=8)
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a safetensors file whose names and shapes must be exactly the model's. Raises CheckpointError."""
     try:
@@ -151,7 +185,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
 def _read_shape(path: Path) -> ClapShape:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        return ClapShape(**{**fields, "audio_channels": tuple(fields["audio_channels"])})
+        known = {"log_mel": LogMelConfig(**fields["log_mel"]), "audio_channels": tuple(fields["audio_channels"])}
+        return ClapShape(**{**fields, **known})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{path} does not describe a small CLAP: {error}; train one or give its folder"

@@ -95,7 +95,7 @@ class HeadConfig(Section):
     """What turns two embeddings into a score."""
     hidden_sizes: list[int] = field(default_factory=lambda: [512, 128])
     """Hidden layers of the MLP."""
-    dropout: float = 0.1
+    dropout: float = 0.5
     """Share of hidden units switched off while fitting."""
     sigmoid_output: bool = False
     """Whether scores pass through a sigmoid on the way out; the fit always sees the raw score."""
@@ -109,7 +109,7 @@ class HeadConfig(Section):
     """Step size of what is trained of the towers."""
     batch_size: int = 128
     """Pairs behind one optimiser step."""
-    num_epochs: int = 12
+    num_epochs: int = 20
     """Passes over the pairs at most."""
     patience: int = 4
     """Passes without a better validation loss after which the fit ends."""

@@ -1,0 +1,121 @@
+"""The reward model: CLAP, head and text terms in one, with a version that is the hash of its content."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+from safetensors.torch import save_file
+
+from reward_server.heads import CosineHead, MlpHead, build_head
+from reward_server.small_clap import SmallClap, content_hash, load_weights
+from reward_server.text_terms import weighted_terms
+from rlcap.config.reward import HeadConfig, HeadKind, TextTermsConfig
+from rlcap.errors import CheckpointError
+from rlcap.types import Clip
+
+SETTINGS_FILE, HEAD_FILE, CLAP_FOLDER = "reward.json", "head.safetensors", "clap"
+
+
+class ClapReward:
+    """Scores (clip, caption) by a head over CLAP embeddings plus weighted text terms; a `RewardModel`."""
+
+    def __init__(
+        self,
+        clap: SmallClap,
+        head: MlpHead | CosineHead,
+        terms: TextTermsConfig | None = None,
+        *,
+        sigmoid_output: bool = False,
+    ) -> None:
+        self._clap = clap.eval().requires_grad_(False)
+        self._head = head.eval().requires_grad_(False)
+        self._terms = terms or TextTermsConfig()
+        self._sigmoid_output = sigmoid_output
+        self._encoder_fingerprint = clap.encoder_fingerprint
+        settings = json.dumps([clap.fingerprint, self._settings()], sort_keys=True)
+        self._version = content_hash(settings.encode(), head.state_dict())
+
+    @property
+    def version(self) -> str:
+        """Hash of all that decides a score: 16 hexadecimal digits."""
+        return self._version
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Hash of what makes audio embeddings."""
+        return self._encoder_fingerprint
+
+    def embed_audio(self, clips: Sequence[Clip]) -> Float32[np.ndarray, "clip dim"]:
+        """One embedding a clip; does not depend on the other clips in the call."""
+        return self._clap.embed_clips(clips)
+
+    @torch.inference_mode()
+    def score(
+        self,
+        audio: Float32[np.ndarray, "clip dim"],
+        captions: Sequence[str],
+        clip_index: Int64[np.ndarray, " batch"],
+    ) -> Float32[np.ndarray, " batch"]:
+        """One score a caption, in order; higher is better. Captions that coincide are read once."""
+        if not captions:
+            return np.zeros(0, dtype=np.float32)
+        place = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
+        text = self._clap.embed_captions(list(place))[[place[caption] for caption in captions]]
+        raw = self._head(torch.from_numpy(audio[clip_index]), text)
+        scores: Float32[np.ndarray, " batch"] = (raw.sigmoid() if self._sigmoid_output else raw).numpy()
+        scores += weighted_terms(captions, self._terms)
+        return scores
+
+    def save(self, directory: Path) -> None:
+        """Write reward.json, head.safetensors and the folder clap/ into `directory`."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._clap.save(directory / CLAP_FOLDER)
+        weights = {name: value.contiguous() for name, value in self._head.state_dict().items()}
+        save_file(weights, directory / HEAD_FILE)
+        settings = {"version": self._version, **self._settings()}
+        (directory / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> ClapReward:
+        """Read what `save` wrote. Raises CheckpointError that names what is missing, damaged or differs."""
+        settings = _read_settings(directory / SETTINGS_FILE)
+        clap = SmallClap.load(directory / CLAP_FOLDER)
+        head = build_head(settings["head"], clap.embedding_dim)
+        load_weights(head, directory / HEAD_FILE)
+        reward = cls(clap, head, settings["terms"], sigmoid_output=settings["sigmoid_output"])
+        if reward.version != settings["version"]:
+            raise CheckpointError(
+                f"the reward model in {directory} is damaged: its content has version {reward.version}, "
+                f"but it was saved as {settings['version']}; save or copy it again"
+            )
+        return reward
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "head": self._head.kind.value,
+            "hidden_sizes": self._head.hidden_sizes,
+            "sigmoid_output": self._sigmoid_output,
+            "text_terms": asdict(self._terms),
+        }
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            "version": found["version"],
+            "sigmoid_output": bool(found["sigmoid_output"]),
+            "head": HeadConfig(kind=HeadKind(found["head"]), hidden_sizes=list(found["hidden_sizes"])),
+            "terms": TextTermsConfig(**found["text_terms"]),
+        }
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} does not describe a reward model: {error}; fit one or give its folder"
+        ) from error
