@@ -13,7 +13,6 @@ from jaxtyping import Int64
 from reward_server.controls import hear_other_clips
 from reward_server.routing import owner
 from reward_server.shard_actor import LiveModel, ShardAnswer, ShardHandle, ShardRequest
-from rlcap.config.reward import RewardConfig, RewardControl
 from rlcap.types import RewardBatch, RewardRequest
 
 
@@ -31,14 +30,17 @@ class ShardedRewardClient:
     """A `RewardClient` over shards; travels to other processes.
 
     A score that a shard could not give in time is marked as failed, with a sentence that names the shard. All scores
-    of a request are by one version: a shard that answered by an older one is asked again.
+    of a request are by one version: a shard that answered by an older one is asked again. With `hears_other_clips`
+    every caption is scored against another clip of its request, as a control.
     """
 
-    def __init__(self, shards: Sequence[ShardHandle], live: LiveModel, config: RewardConfig) -> None:
+    def __init__(
+        self, shards: Sequence[ShardHandle], live: LiveModel, timeout_s: float, *, hears_other_clips: bool = False
+    ) -> None:
         self._shards = {shard.name: shard for shard in shards}
         self._live = live
-        self._timeout_s = config.timeout_s
-        self._shuffled_audio = config.control is RewardControl.shuffled_audio
+        self._timeout_s = timeout_s
+        self._hears_other_clips = hears_other_clips
 
     def score(self, request: RewardRequest) -> RewardBatch:
         """Score every caption; failures are marked, never invented.
@@ -46,7 +48,7 @@ class ShardedRewardClient:
         Raises ValueError where `clip_index` does not fit the clips and captions.
         """
         _check(request)
-        if self._shuffled_audio:
+        if self._hears_other_clips:
             if len(request.clips) < 2:
                 return self._merge(request, [], ["a single clip cannot be exchanged with another one"])
             request = hear_other_clips(request)
@@ -92,7 +94,7 @@ class ShardedRewardClient:
         for part, answer in answered:
             scores[part.rows] = answer.scores.scores
             all_reasons += answer.scores.failure_reasons
-        version = self._live.version + ("-shuffled-audio" if self._shuffled_audio else "")
+        version = self._live.version + ("-hears-other-clips" if self._hears_other_clips else "")
         return RewardBatch(scores, np.isnan(scores), tuple(dict.fromkeys(all_reasons)), version)
 
 

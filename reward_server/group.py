@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import ray
 from ray import ObjectRef
 
 from reward_server.client import ShardedRewardClient
+from reward_server.scoring import ClapReward
 from reward_server.shard_actor import LiveModel, ShardHandle, ShardStatistics
 from reward_server.swap import ProbeReport, VersionedModel
 from rlcap.config.cluster import ClusterConfig
@@ -31,14 +33,26 @@ class RewardServer:
             ShardHandle.start(f"shard-{number}", self._live, config, cluster) for number in range(config.num_shards)
         ]
 
+    @classmethod
+    def start(cls, directory: Path, config: RewardConfig, cluster: ClusterConfig) -> RewardServer:
+        """Serve the reward model in `directory`; returns once every shard answers.
+
+        Raises:
+            CheckpointError: the directory does not hold a reward model.
+            ActorLostError: a shard did not start in time.
+        """
+        server = cls(ClapReward.load(directory), config, cluster)
+        server._wait_until_ready(cluster.start_timeout_s)
+        return server
+
     @property
     def version(self) -> str:
         """Version of the live model."""
         return self._live.version
 
-    def client(self) -> ShardedRewardClient:
-        """A client of the shards; give each actor its own."""
-        return ShardedRewardClient(self.shards, self._live, self._config)
+    def client(self, *, hear_other_clips: bool = False) -> ShardedRewardClient:
+        """A client of the shards, for other processes; as a control, one that scores against the wrong clips."""
+        return ShardedRewardClient(self.shards, self._live, self._config.timeout_s, hears_other_clips=hear_other_clips)
 
     def stage(self, candidate: VersionedModel, probe_set: RewardRequest) -> ProbeReport:
         """Bring a candidate to every shard and probe it there, beside the live model, which goes on scoring.
@@ -94,10 +108,13 @@ class RewardServer:
         """What each shard is and has done. Raises ActorLostError where one does not answer in time."""
         return self._ask([shard.statistics() for shard in self.shards], "give its statistics")
 
-    def close(self) -> None:
+    def stop(self) -> None:
         """End the shards' processes."""
         for shard in self.shards:
             ray.kill(shard.actor)
+
+    def _wait_until_ready(self, timeout_s: float) -> None:
+        self._ask([shard.statistics() for shard in self.shards], "start", timeout_s)
 
     def _make_live(self, live: LiveModel) -> None:
         self._previous, self._live, self._staged = self._live, live, None
@@ -108,12 +125,13 @@ class RewardServer:
         for shard in self.shards:
             shard.discard_staged()
 
-    def _ask(self, references: Sequence[ObjectRef[Answer]], what: str) -> list[Answer]:
+    def _ask(self, references: Sequence[ObjectRef[Answer]], what: str, timeout_s: float | None = None) -> list[Answer]:
         """Wait for every shard. Raises ActorLostError that names the first that gave no answer."""
-        done, _ = ray.wait(list(references), num_returns=len(references), timeout=self._config.timeout_s)
+        timeout_s = self._config.timeout_s if timeout_s is None else timeout_s
+        done, _ = ray.wait(list(references), num_returns=len(references), timeout=timeout_s)
         for shard, reference in zip(self.shards, references, strict=True):
             if reference not in done:
-                raise ActorLostError(f"{shard.name} did not {what} within {self._config.timeout_s:g} s")
+                raise ActorLostError(f"{shard.name} did not {what} within {timeout_s:g} s")
         try:
             answers: list[Answer] = ray.get(list(references))
         except ray.exceptions.RayActorError as error:

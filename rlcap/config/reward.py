@@ -143,15 +143,6 @@ class HeadConfig(Section):
         yield from must_not_be_negative(l2=self.l2, seed=self.seed)
 
 
-class RewardControl(Enum):
-    """Ways to spoil the reward on purpose, to show what an ordinary one is worth."""
-
-    none = "none"
-    """The ordinary reward."""
-    shuffled_audio = "shuffled_audio"
-    """Every caption is scored against another clip of the same request."""
-
-
 @dataclass(kw_only=True)
 class TextTermsConfig(Section):
     """Weights of the terms that read the caption alone; 0 leaves a term out. Each term lies in [-1, 0]."""
@@ -216,8 +207,6 @@ class RewardConfig(Section):
     """How long a shard gathers requests before it scores; unused where `deterministic` is set."""
     deterministic: bool = True
     """Whether each request is scored alone, so that other requests never change its last bits."""
-    control: RewardControl = RewardControl.none
-    """Whether the reward is spoiled on purpose (for one that reads the text alone see `head.kind`)."""
     pairs_per_clip: int = 6
     """Preference pairs judged on each clip of the `preference` split."""
     clap: ClapConfig = field(default_factory=ClapConfig)
