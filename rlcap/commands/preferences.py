@@ -46,11 +46,13 @@ reads, by the ending of FILE:
   .csv, .jsonl, .parquet   a table with the columns clip_id, caption_a, caption_b and either
                            votes (1 for A, -1 for B, 0 for neither; "1 -1 1" or a list) or
                            preferred (a, b or tie; one row an annotator);
-                           source_a, source_b and category are kept where they are there
+                           source_a, source_b and category are kept where they are there;
+                           chosen and rejected may stand for caption_a and caption_b
   .json                    the layout of FENSE (Zhou et al., 2022)
 
 writes:
-  OUT                      Parquet, one row a pair"""
+  OUT                      Parquet, one row a pair; A and B change places at random (seeded),
+                           since files tend to name the better caption first"""
 
 _IMPORT_MORE = """\
 examples:
@@ -110,11 +112,11 @@ def register(commands: Commands) -> None:
 def _run_import(arguments: argparse.Namespace) -> int:
     from rlcap.errors import DataError
     from rlcap.preferences.importing import import_pairs
-    from rlcap.preferences.pairs import write_pairs
+    from rlcap.preferences.pairs import randomise_order, write_pairs
 
     if arguments.out.exists():
         raise DataError(f"{arguments.out} is there already; give another name, or move it away")
-    pairs = import_pairs(arguments.file)
+    pairs = randomise_order(import_pairs(arguments.file), seed=0)
     write_pairs(pairs, arguments.out)
     say(f"{arguments.out}: {len(pairs)} pairs of {len({pair.clip_id for pair in pairs})} clips")
     return 0

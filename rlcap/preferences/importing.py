@@ -26,6 +26,7 @@ def import_pairs(path: Path) -> list[PreferencePair]:
 
     A table has the columns clip_id, caption_a, caption_b, and either `votes` (1 for A, -1 for B, 0 for neither, in a
     list or parted by spaces) or `preferred` (a, b or tie), one row an annotator; rows of one pair become one pair.
+    A table with the columns chosen and rejected, and clip_id or audio, is read as well: chosen is caption A.
 
     Raises:
         DataError: the file is missing, has an unknown ending, or holds a row that is no preference; names the row.
@@ -51,7 +52,8 @@ def import_pairs(path: Path) -> list[PreferencePair]:
 def _from_rows(rows: Iterable[Row], path: Path) -> list[PreferencePair]:
     """Turn rows into pairs, and the rows of one pair into one."""
     votes_by_pair: dict[tuple[str, ...], list[int]] = {}
-    for number, row in enumerate(rows, start=1):
+    for number, given in enumerate(rows, start=1):
+        row = _from_chosen(given) if "chosen" in given else given
         missing = [name for name in _REQUIRED if not row.get(name)]
         if missing:
             raise DataError(
@@ -63,6 +65,13 @@ def _from_rows(rows: Iterable[Row], path: Path) -> list[PreferencePair]:
         PreferencePair(clip_id, caption_a, caption_b, tuple(votes), source_a, source_b, category)
         for (clip_id, caption_a, caption_b, source_a, source_b, category), votes in votes_by_pair.items()
     ]
+
+
+def _from_chosen(row: Row) -> Row:
+    """Name the columns of a table of chosen and rejected captions as those of pairs; without votes, A has one."""
+    named = {**row, "clip_id": row.get("clip_id") or row.get("audio")}
+    named |= {"caption_a": row["chosen"], "caption_b": row.get("rejected")}
+    return named if row.get("votes") is not None else {**named, "votes": [1]}
 
 
 def _votes(row: Row, where: str) -> list[int]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -101,6 +102,12 @@ def split_by_clip(
     for pair in pairs:
         (part if clip_position(pair.clip_id, seed) < share else rest).append(pair)
     return rest, part
+
+
+def randomise_order(pairs: Sequence[PreferencePair], seed: int) -> list[PreferencePair]:
+    """Exchange A and B in about half of the pairs, where the order of a file gives the better caption away."""
+    exchanged = np.random.default_rng(seed).random(len(pairs)) < 0.5
+    return [pair.swapped() if exchange else pair for pair, exchange in zip(pairs, exchanged, strict=True)]
 
 
 def clip_position(clip_id: str, seed: int) -> float:

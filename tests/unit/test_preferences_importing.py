@@ -25,6 +25,13 @@ def test_every_kind_of_table_gives_the_same_pairs(tmp_path: Path):
         assert import_pairs(tmp_path / name) == expected
 
 
+def test_chosen_and_rejected_captions_are_a_vote_for_the_chosen_one(tmp_path: Path):
+    (tmp_path / "t.csv").write_text("audio,chosen,rejected\na.wav,a dog barks,a cat meows\n", encoding="utf-8")
+    assert import_pairs(tmp_path / "t.csv") == [PreferencePair("a.wav", "a dog barks", "a cat meows", (1,))]
+    (tmp_path / "t.jsonl").write_text(json.dumps({"clip_id": "a", "chosen": "x", "rejected": "y", "votes": [1, 0]}))
+    assert import_pairs(tmp_path / "t.jsonl") == [PreferencePair("a", "x", "y", (1, 0))]
+
+
 def test_what_was_imported_can_be_written_and_read(tmp_path: Path):
     (tmp_path / "t.jsonl").write_text(json.dumps(ROW | {"preferred": "b"}), encoding="utf-8")
     pairs = import_pairs(tmp_path / "t.jsonl")
@@ -68,6 +75,7 @@ def test_real_judgements_are_read_and_have_the_known_figures():
     [
         ("t.txt", "", "preferences come as .json, .csv, .jsonl, .parquet"),
         ("t.csv", "clip_id,caption_a\na,b\n", "row 1: caption_b must hold text; columns here: clip_id, caption_a"),
+        ("t.csv", "audio,chosen\na,b\n", "row 1: caption_b must hold text"),
         ("t.jsonl", json.dumps(ROW), "row 1: give each vote as 1, -1 or 0"),
         ("t.jsonl", json.dumps(ROW | {"votes": [2]}), r"got votes=\[2\]"),
         ("t.jsonl", json.dumps(ROW | {"preferred": "c"}), "preferred='c'"),
