@@ -130,14 +130,14 @@ class ShardHandle:
     @classmethod
     def start(cls, name: str, first: LiveModel, config: RewardConfig, cluster: ClusterConfig) -> ShardHandle:
         """Start the actor; Ray restarts it, and retries what it was doing, whenever its process is lost."""
-        actor = ray.remote(ShardActor).options(
+        actor = ray.remote(
             num_cpus=cluster.shard_cpus,
             num_gpus=cluster.shard_gpus,
             max_restarts=-1,
             max_task_retries=-1,
             max_concurrency=1 if config.deterministic else MERGED_REQUESTS,
             concurrency_groups={"swap": 1},
-        )
+        )(ShardActor)
         return cls(name, actor.remote(name, first, config))
 
     def score(self, request: ShardRequest) -> ObjectRef[ShardAnswer]:

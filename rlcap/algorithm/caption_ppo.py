@@ -7,6 +7,8 @@ direct actor calls: audio stream, actors, reward server, learner, weights, actor
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +19,12 @@ import ray
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
-from ray.tune.logger import NoopLogger
 
 from actors.audio_cursor import AudioCursor
 from learner.group import learner_weights, load_learners, save_learners, update_learners
 from learner.ppo_learner import LearnerResult
 from rlcap.algorithm.rollout_pipeline import CollectedBatch, RolloutPipeline
-from rlcap.algorithm.settings import RunPlan, algorithm_config
+from rlcap.algorithm.settings import CaptionPPOConfig, RunPlan, algorithm_config
 from rlcap.captioners.loading import load_captioner
 from rlcap.captioners.weights import load_into
 from rlcap.errors import CheckpointError
@@ -54,6 +55,11 @@ class CaptionPPO(Algorithm):
 
     last_report: UpdateReport
     check_interrupt: Callable[[], None]
+
+    @classmethod
+    def get_default_config(cls) -> CaptionPPOConfig:
+        """Return settings without a plan."""
+        return CaptionPPOConfig(cls)
 
     def setup(self, config: AlgorithmConfig) -> None:
         """Start actors and learners, then the rollout pipeline."""
@@ -115,6 +121,19 @@ class CaptionPPO(Algorithm):
         """Updates behind the current weights."""
         return self._update
 
+    def cleanup(self) -> None:
+        """Stop actors and learners."""
+        super().cleanup()
+        if self._storage is None:
+            shutil.rmtree(self._logdir, ignore_errors=True)
+
+    def _setup_logdir(self) -> None:
+        """Keep Tune's folder where there is Tune; otherwise RLlib would leave an empty one among the user's results."""
+        if self._storage is not None:
+            super()._setup_logdir()
+            return
+        self._logdir = tempfile.mkdtemp(prefix="rlcap-")
+
     def _start_pipeline(self, result: LearnerResult) -> None:
         training, cluster = self._plan.training, self._plan.cluster
         self._pipeline = RolloutPipeline(
@@ -148,10 +167,9 @@ class CaptionPPO(Algorithm):
         return cursor
 
 
-def build_algorithm(plan: RunPlan, scratch: Path) -> CaptionPPO:
-    """Start a run's actors and learners; RLlib's own log folder is `scratch`, and stays empty."""
-    config = algorithm_config(plan, CaptionPPO)
-    return CaptionPPO(config, logger_creator=lambda settings: NoopLogger(settings, str(scratch)))
+def build_algorithm(plan: RunPlan) -> CaptionPPO:
+    """Start a run's actors and learners."""
+    return CaptionPPO(algorithm_config(plan, CaptionPPO))
 
 
 def _timings(batches: Sequence[CollectedBatch], *, waited_s: float, wall_s: float, update_s: float) -> dict[str, float]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from actors.env_runner import STUB_SPACE, ActorPlan, CaptionEnvRunner
 from learner.ppo_learner import CaptionPPOLearner, learner_settings
@@ -31,11 +32,24 @@ class RunPlan:
         return self.actor.baseline
 
 
+class CaptionPPOConfig(AlgorithmConfig):
+    """Settings whose module and learner are the caption ones."""
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """Build the captioner of the plan's baseline."""
+        plan: RunPlan = self.env_config["run"]
+        return captioner_module_spec(str(plan.baseline))
+
+    def get_default_learner_class(self) -> type[CaptionPPOLearner]:
+        """Train by `PPOUpdate`."""
+        return CaptionPPOLearner
+
+
 def algorithm_config(plan: RunPlan, algo_class: type) -> AlgorithmConfig:
     """Translate a plan; whatever RLlib would do for environments is switched off."""
     cluster = plan.cluster
     return (
-        AlgorithmConfig(algo_class)
+        CaptionPPOConfig(algo_class)
         .framework("torch")
         .environment(
             env=None,
@@ -60,8 +74,7 @@ def algorithm_config(plan: RunPlan, algo_class: type) -> AlgorithmConfig:
             num_cpus_per_learner=cluster.learner_cpus if cluster.num_learners else "auto",
             num_gpus_per_learner=cluster.learner_gpus,
         )
-        .rl_module(rl_module_spec=captioner_module_spec(str(plan.baseline)))
-        .training(learner_class=CaptionPPOLearner, learner_config_dict=learner_settings(plan.ppo, plan.seed))
+        .training(learner_config_dict=learner_settings(plan.ppo, plan.seed))
         .debugging(seed=plan.seed, log_level="ERROR")
         .experimental(_validate_config=False)
         .update_from_dict(

@@ -95,7 +95,7 @@ class HeadConfig(Section):
     """What turns two embeddings into a score."""
     hidden_sizes: list[int] = field(default_factory=lambda: [512, 128])
     """Hidden layers of the MLP."""
-    dropout: float = 0.5
+    dropout: float = 0.4
     """Share of hidden units switched off while fitting."""
     sigmoid_output: bool = False
     """Whether scores pass through a sigmoid on the way out; the fit always sees the raw score."""
@@ -103,13 +103,13 @@ class HeadConfig(Section):
     """What of the CLAP is trained together with the head."""
     l2: float = 1e-4
     """Weight decay of the head."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 5e-4
     """Step size of the head."""
     tower_learning_rate: float = 1e-4
     """Step size of what is trained of the towers."""
-    batch_size: int = 128
+    batch_size: int = 256
     """Pairs behind one optimiser step."""
-    num_epochs: int = 20
+    num_epochs: int = 16
     """Passes over the pairs at most."""
     patience: int = 4
     """Passes without a better validation loss after which the fit ends."""

@@ -16,7 +16,7 @@ from rlcap.audio.arrow_store import ClipStore, write_clip_store
 from rlcap.audio.source import RecordedSource
 from rlcap.audio.sources import open_source
 from rlcap.audio.subset import select_split
-from rlcap.config.data import DataConfig, SourceKind, SoundscapesConfig, Split
+from rlcap.config.data import DataConfig, SoundscapesConfig, SourceKind, Split
 from rlcap.errors import DataError
 from rlcap.pipeline.progress import progress_bar
 from rlcap.pipeline.stage_cache import StageCache

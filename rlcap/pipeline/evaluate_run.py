@@ -1,0 +1,45 @@
+"""A finished run against its baseline, on its own held-out clips or any other labelled recordings."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlcap.config.data import SourceKind, Split
+from rlcap.config.load import read_config
+from rlcap.errors import DataError
+from rlcap.pipeline.clips import open_split
+from rlcap.pipeline.comparison import compare
+from rlcap.pipeline.stage_cache import StageCache
+from rlcap.run_directory import RunDirectory
+
+
+def evaluate(run_path: Path, overrides: Sequence[str]) -> Path:
+    """Compare the run's captioners again; write `eval.json` with the keys of `summary.json`, and return its path.
+
+    What cannot be measured anew on other clips (reward accuracy, training throughput) is taken over from the run.
+
+    Raises:
+        DataError: the run is not finished, or the clips cannot be used.
+    """
+    start = time.monotonic()
+    run = RunDirectory(run_path)
+    if not run.summary.exists():
+        raise DataError(f"{run_path} has no summary.json: finish it with `rlcap train resume=true run_dir={run_path}`")
+    config = read_config(run.config, overrides)
+    captioners = {path.name: path for path in sorted((run_path / "captioners").iterdir())}
+    clips = open_split(config.data, Split.heldout, StageCache(Path(config.cache_dir)))
+    comparison = compare(captioners, clips, config.sampling, config.evaluation, seed=config.seed)
+    summary = json.loads(run.summary.read_text())
+    found = {
+        **summary,
+        **comparison.figures,
+        "synthetic": config.data.kind is SourceKind.soundscapes,
+        "quarantined": len(comparison.quarantined),
+        "wall_s": {"evaluation": time.monotonic() - start},
+    }
+    path = run_path / "eval.json"
+    path.write_text(json.dumps(found, indent=2) + "\n")
+    return path

@@ -1,0 +1,168 @@
+"""The whole job: stages, PPO, controls, evaluation, report."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from rich.table import Table
+
+from rlcap.algorithm.ray_session import ray_session
+from rlcap.audio.quarantine import QuarantineList
+from rlcap.config.data import SourceKind, Split
+from rlcap.config.reward import HeadKind
+from rlcap.config.run import RunConfig
+from rlcap.config.training import TrackingConfig
+from rlcap.metrics import read_metrics
+from rlcap.pipeline.clips import open_audio
+from rlcap.pipeline.comparison import BASELINE, SUPERVISED, TUNED, compare, write_heldout
+from rlcap.pipeline.progress import CONSOLE, announce
+from rlcap.pipeline.stages import METRICS_FILE, Stages
+from rlcap.pipeline.tuning import TuningJob, tune
+from rlcap.report.build import build_report
+from rlcap.run_directory import RunDirectory, create_run_directory
+
+TEXT_ONLY, OTHER_CLIPS = "text_only", "shuffled_audio"
+
+
+def run(config: RunConfig) -> Path:
+    """Run every stage, or take it from the cache; PPO begins, or goes on where `config.run_dir` stopped."""
+    run_directory = RunDirectory(Path(config.run_dir)) if config.resume else create_run_directory(config)
+    announce(f"run directory: {run_directory.path}")
+    job = _MainJob(config, run_directory)
+    job.run()
+    report = build_report(run_directory.path)
+    job.print_table()
+    announce(f"report: {report}")
+    return run_directory.path
+
+
+class _MainJob:
+    """The state of one job."""
+
+    def __init__(self, config: RunConfig, run: RunDirectory) -> None:
+        self._config = config
+        self._run = run
+        self._stages = Stages(config)
+        self._wall_s: dict[str, float] = {}
+        self._summary: dict[str, object] = {}
+
+    def run(self) -> None:
+        """Run all of it and write the summary."""
+        baseline, reward = self._stages.baseline.path, self._reward()
+        captioners = {BASELINE: baseline}
+        if self._config.training.supervised:
+            captioners[SUPERVISED] = self._stages.supervised.path
+        with ray_session(self._config.cluster, self._config.reward.num_shards):
+            with self._timed("ppo"):
+                captioners[TUNED] = tune(self._tuning_job("main", reward), self._run)
+            if self._config.training.controls:
+                captioners[TEXT_ONLY] = self._control(TEXT_ONLY, self._stages.reward(HeadKind.text_only).path)
+                captioners[OTHER_CLIPS] = self._control(OTHER_CLIPS, reward, hear_other_clips=True)
+        with self._timed("evaluation"):
+            self._evaluate(self._keep(captioners, reward), reward)
+
+    def print_table(self) -> None:
+        """Show the key figures on the terminal."""
+        table = Table(title="held-out clips" + (" (synthetic)" if self._summary["synthetic"] else ""))
+        table.add_column("figure")
+        table.add_column("value", justify="right")
+        for name, value in self._summary.items():
+            if isinstance(value, float) and not name.startswith("captions_per_s"):
+                table.add_row(name, f"{value:.3f}")
+        CONSOLE.print(table)
+
+    def _reward(self) -> Path:
+        if self._config.reward.checkpoint:
+            return Path(self._config.reward.checkpoint)
+        return self._stages.reward(self._config.reward.head.kind).path
+
+    def _tuning_job(self, name: str, reward: Path) -> TuningJob:
+        source = open_audio(self._config.data, self._stages.cache)
+        return TuningJob(name, self._config, source, self._stages.baseline.path, reward)
+
+    def _control(self, name: str, reward: Path, *, hear_other_clips: bool = False) -> Path:
+        """Run PPO again with a reward that is deaf, or hears the wrong clip; cached, since nobody tunes it further."""
+        config = replace(
+            self._config,
+            tracking=TrackingConfig(tensorboard=False),
+        )
+        job = replace(self._tuning_job(name, reward), config=config, hear_other_clips=hear_other_clips)
+        facts = {
+            "baseline": self._stages.baseline.key,
+            "reward": reward.name,
+            "hear_other_clips": hear_other_clips,
+            "sections": [config.algorithm, config.sampling, config.training, config.data],
+            "max_staleness": config.cluster.max_staleness,
+            "seed": config.seed,
+        }
+
+        def build(path: Path) -> None:
+            captioner = tune(job, RunDirectory(path / "run"))
+            shutil.copytree(captioner, path / "captioner")
+
+        result = self._stages.cache.get(f"control-{name}", facts, build)
+        self._wall_s[f"control {name}"] = result.wall_s
+        return result.path / "captioner"
+
+    def _keep(self, captioners: dict[str, Path], reward: Path) -> dict[str, Path]:
+        """Copy all models into the run directory, which then needs no cache any more."""
+        kept = {name: self._run.path / "captioners" / name for name in captioners}
+        for name, path in captioners.items():
+            shutil.copytree(path, kept[name], dirs_exist_ok=True)
+        shutil.copytree(reward, self._run.path / "reward", dirs_exist_ok=True)
+        return kept
+
+    def _evaluate(self, captioners: dict[str, Path], reward: Path) -> None:
+        config = self._config
+        comparison = compare(
+            captioners, self._stages.clips(Split.heldout), config.sampling, config.evaluation, seed=config.seed
+        )
+        write_heldout(comparison, self._run.heldout)
+        quarantine = QuarantineList.load(self._run.quarantine)
+        quarantine.add([*self._stages.quarantined, *comparison.quarantined])
+        quarantine.save(self._run.quarantine)
+        self._summary = {
+            "experiment": config.experiment,
+            "synthetic": config.data.kind is SourceKind.soundscapes,
+            "seed": config.seed,
+            **comparison.figures,
+            "reward_pair_accuracy": _pair_accuracy(reward),
+            "captions_per_s": _captions_per_s(self._run),
+            "quarantined": len(quarantine),
+        }
+        self._write_summary()
+
+    def _write_summary(self) -> None:
+        stages = {name: result.wall_s for name, result in self._stages.results.items()}
+        self._summary["wall_s"] = {**stages, **self._wall_s}
+        self._run.summary.write_text(json.dumps(self._summary, indent=2) + "\n")
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self._wall_s[name] = time.monotonic() - start
+        if self._summary:
+            self._write_summary()
+
+
+def _pair_accuracy(reward: Path) -> float | None:
+    """Accuracy on held-out pairs, where this reward model was fitted here."""
+    metrics = reward / METRICS_FILE
+    if not metrics.exists():
+        return None
+    accuracy: float = json.loads(metrics.read_text())["heldout_accuracy"]
+    return accuracy
+
+
+def _captions_per_s(run: RunDirectory) -> float:
+    """Median over the updates: the first ones include warming up."""
+    rates = sorted(read_metrics(run)["time/captions_per_s"].to_pylist())
+    rate: float = rates[len(rates) // 2]
+    return rate

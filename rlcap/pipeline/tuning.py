@@ -1,0 +1,176 @@
+"""One PPO run: reward server, actors and learner from the first update, or a checkpoint, to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from actors.env_runner import ActorPlan
+from reward_server.group import RewardServer
+from rlcap.algorithm.caption_ppo import CAPTIONER, CaptionPPO, UpdateReport, build_algorithm
+from rlcap.algorithm.settings import RunPlan
+from rlcap.audio.quarantine import QuarantineList
+from rlcap.checkpoint import latest_good, prune, update_of, write_checkpoint
+from rlcap.config.run import RunConfig
+from rlcap.errors import CheckpointError
+from rlcap.metrics import MetricsWriter
+from rlcap.pipeline.interrupt import StopRequested, StopSignal
+from rlcap.pipeline.progress import progress_bar
+from rlcap.protocols import AudioSource
+from rlcap.run_directory import RunDirectory
+
+SAMPLES_SCHEMA = pa.schema(
+    [
+        ("update", pa.int64()),
+        ("clip_id", pa.string()),
+        ("caption", pa.string()),
+        ("reward", pa.float32()),
+        ("reward_version", pa.string()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TuningJob:
+    """What a PPO run is given."""
+
+    name: str
+    config: RunConfig
+    source: AudioSource
+    baseline: Path
+    reward: Path
+    hear_other_clips: bool = False
+    """A control: every caption is scored against another clip of its batch."""
+
+
+def tune(job: TuningJob, run: RunDirectory) -> Path:
+    """Tune the baseline by PPO, writing into `run`; go on from its last good checkpoint. Returns the captioner.
+
+    Needs a Ray session. Ctrl-C ends it between two updates, with a checkpoint.
+    """
+    run.path.mkdir(parents=True, exist_ok=True)
+    with StopSignal() as stop, _algorithm(job) as algorithm:
+        _resume(algorithm, run)
+        algorithm.check_interrupt = stop.check
+        _Loop(job, run, algorithm).run(stop)
+    last = latest_good(run.checkpoints)
+    if last is None:
+        raise CheckpointError(f"the run in {run.path} left no good checkpoint: see whether its disk is full")
+    return last / CAPTIONER
+
+
+class _Loop:
+    """The updates of one run, and what is written between them."""
+
+    def __init__(self, job: TuningJob, run: RunDirectory, algorithm: CaptionPPO) -> None:
+        self._job = job
+        self._training = job.config.training
+        self._run = run
+        self._algorithm = algorithm
+        self._quarantine = QuarantineList.load(run.quarantine)
+        self._metrics = MetricsWriter(run, job.config.tracking)
+        self._metrics.truncate_after(algorithm.num_updates_done)
+        self._samples = [row for row in _read_samples(run) if row["update"] <= algorithm.num_updates_done]
+
+    def run(self, stop: StopSignal) -> None:
+        """Train to the last update."""
+        remaining = range(self._algorithm.num_updates_done, self._training.num_updates)
+        try:
+            with progress_bar(f"PPO ({self._job.name})", len(remaining)) as advance:
+                for _ in remaining:
+                    stop.check()
+                    self._algorithm.train()
+                    report = self._algorithm.last_report
+                    self._record(report)
+                    advance(_note(report))
+        except StopRequested:
+            self._checkpoint()
+            raise
+        finally:
+            self._metrics.close()
+
+    def _record(self, report: UpdateReport) -> None:
+        self._metrics.log(report.update, report.metrics)
+        if self._quarantine.add(report.quarantined):
+            self._quarantine.save(self._run.quarantine)
+        if report.update % self._training.sample_every_updates == 0 or report.update == 1:
+            self._samples += self._sample_rows(report)
+        last = report.update == self._training.num_updates
+        if last or report.update % self._training.checkpoint_every_updates == 0:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        update = self._algorithm.num_updates_done
+        newest = latest_good(self._run.checkpoints)
+        if update == 0 or (newest is not None and update_of(newest) == update):
+            return
+        self._metrics.flush()
+        pq.write_table(pa.Table.from_pylist(self._samples, schema=SAMPLES_SCHEMA), self._run.samples)
+        write_checkpoint(self._run.checkpoints, update, lambda path: self._algorithm.save_checkpoint(str(path)))
+        prune(self._run.checkpoints, self._training.keep_last)
+
+    def _sample_rows(self, report: UpdateReport) -> list[dict[str, object]]:
+        scored = report.first_rollouts()
+        rollouts, rewards = scored.rollouts, scored.rewards
+        first_of_clip = [int((rollouts.clip_index == clip).argmax()) for clip in range(len(rollouts.clip_ids))]
+        return [
+            {
+                "update": report.update,
+                "clip_id": rollouts.clip_ids[clip],
+                "caption": rollouts.captions[row],
+                "reward": float(rewards.scores[row]),
+                "reward_version": rewards.reward_version,
+            }
+            for clip, row in enumerate(first_of_clip[: self._training.num_sample_clips])
+        ]
+
+
+@contextmanager
+def _algorithm(job: TuningJob) -> Iterator[CaptionPPO]:
+    """Start a run's reward server, actors and learner, and stop them all in the end."""
+    config = job.config
+    server = RewardServer.start(job.reward, config.reward, config.cluster)
+    try:
+        actor = ActorPlan(
+            source=job.source,
+            baseline=job.baseline.resolve(),
+            reward_client=server.client(hear_other_clips=job.hear_other_clips),
+            sampling=config.sampling,
+            samples_per_clip=config.training.samples_per_clip,
+            num_threads=max(1, int(config.cluster.actor_cpus)),
+        )
+        plan = RunPlan(actor, config.algorithm, config.training, config.cluster, config.seed)
+        algorithm = build_algorithm(plan)
+        try:
+            yield algorithm
+        finally:
+            algorithm.stop()
+    finally:
+        server.stop()
+
+
+def _resume(algorithm: CaptionPPO, run: RunDirectory) -> None:
+    checkpoint = latest_good(run.checkpoints)
+    if checkpoint is not None:
+        algorithm.load_checkpoint(str(checkpoint))
+
+
+def _read_samples(run: RunDirectory) -> list[dict[str, object]]:
+    if not run.samples.exists():
+        return []
+    rows: list[dict[str, object]] = pq.read_table(run.samples, schema=SAMPLES_SCHEMA).to_pylist()
+    return rows
+
+
+def _note(report: UpdateReport) -> str:
+    metrics = report.metrics
+    return (
+        f"reward {metrics.get('rollout/reward_mean', float('nan')):+.2f}  "
+        f"KL {metrics.get('rollout/kl_to_reference', float('nan')):.1f}  "
+        f"{metrics['time/captions_per_s']:.0f} captions/s"
+    )
