@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,8 +83,13 @@ def fit_preferences(
     inputs = tower_inputs(tuned, features, table.captions, tunes)
     fit = _Fit(inputs, head, table, config)
     if isinstance(head, MlpHead):
-        fit.start(head, training)
-        fit.run(training, validation, on_epoch)
+        # Steps over embeddings are so small that threads would mostly wait for each other. Dropout draws from the
+        # global generator.
+        num_threads = torch.get_num_threads() if tunes is FinetuneTowers.all else 1
+        with limited_threads(num_threads), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            fit.start(head, training)
+            fit.run(training, validation, on_epoch)
     tuned.eval()
     head.eval()
     accuracy = pair_accuracy(
@@ -99,6 +105,17 @@ def fit_preferences(
         num_heldout_pairs=len(heldout),
     )
     return FittedReward(tuned, head, metrics)
+
+
+@contextmanager
+def limited_threads(num_threads: int) -> Iterator[None]:
+    """Compute with this many threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pair_accuracy(

@@ -26,7 +26,9 @@ class RewardServer:
 
     def __init__(self, model: VersionedModel, config: RewardConfig, cluster: ClusterConfig) -> None:
         self._config = config
-        self._live = LiveModel(0, model.version, ray.put(model))
+        # Kept for good: a shard that is restarted begins with it, whatever is live by then.
+        self._first = LiveModel(0, model.version, ray.put(model))
+        self._live = self._first
         self._previous: LiveModel | None = None
         self._staged: LiveModel | None = None
         self.shards = [
@@ -42,13 +44,17 @@ class RewardServer:
             ActorLostError: a shard did not start in time.
         """
         server = cls(ClapReward.load(directory), config, cluster)
-        server._wait_until_ready(cluster.start_timeout_s)
+        server.wait_until_ready(cluster.start_timeout_s)
         return server
 
     @property
     def version(self) -> str:
         """Version of the live model."""
         return self._live.version
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Return once every shard answers. Raises ActorLostError that names one which does not in time."""
+        self._ask([shard.statistics() for shard in self.shards], "start", timeout_s)
 
     def client(self, *, hear_other_clips: bool = False) -> ShardedRewardClient:
         """A client of the shards, for other processes; as a control, one that scores against the wrong clips."""
@@ -112,9 +118,6 @@ class RewardServer:
         """End the shards' processes."""
         for shard in self.shards:
             ray.kill(shard.actor)
-
-    def _wait_until_ready(self, timeout_s: float) -> None:
-        self._ask([shard.statistics() for shard in self.shards], "start", timeout_s)
 
     def _make_live(self, live: LiveModel) -> None:
         self._previous, self._live, self._staged = self._live, live, None
