@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from reward_server.small_clap import SmallClap
@@ -120,12 +120,19 @@ class _Training:
         self._frames = torch.from_numpy(features.frames)
         self._mask = torch.from_numpy(features.frame_mask)
         self._tokens, self._token_mask = clap.tokenize(captions)
+        self._words = _bags_of_words(self._tokens, self._token_mask, clap.shape.vocab_size)
         _, caption_ids = np.unique(np.asarray(captions), return_inverse=True)
         self._caption_ids = torch.from_numpy(caption_ids)
         self._generator = torch.Generator().manual_seed(config.seed)
         self._steps_per_epoch = max(1, len(training) // config.batch_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self._word_head = nn.Linear(clap.embedding_dim, clap.shape.vocab_size)
         self._optimizer = torch.optim.AdamW(
-            clap.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+            [*clap.parameters(), *self._word_head.parameters()],
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            foreach=True,
         )
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer,
@@ -162,12 +169,32 @@ class _Training:
         ids = self._caption_ids[batch]
         scale = self._clap.log_logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
         loss = contrastive_loss(audio, text, ids[:, None] == ids[None, :], scale)
+        if self._config.word_loss_weight:
+            loss = loss + self._config.word_loss_weight * self._word_loss(audio, batch)
         self._optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self._clap.parameters(), MAX_GRAD_NORM)
         self._optimizer.step()
         self._schedule.step()
         return loss.item()
+
+    def _word_loss(self, audio: Float[Tensor, "batch dim"], batch: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """How badly the audio foretells which words its caption holds; summed over words, averaged over clips.
+
+        Telling a batch's captions apart takes only some of their sounds; naming their words takes all of them.
+        """
+        logits = self._word_head(audio)
+        losses = functional.binary_cross_entropy_with_logits(logits, self._words[batch], reduction="none")
+        return losses.sum(dim=1).mean()
+
+
+def _bags_of_words(
+    tokens: Int64[Tensor, "clip token"], mask: Bool[Tensor, "clip token"], vocab_size: int
+) -> Float[Tensor, "clip word"]:
+    """Mark the words of each caption with 1."""
+    marked = torch.zeros(len(tokens), vocab_size + 1)
+    marked.scatter_(1, torch.where(mask, tokens, vocab_size), 1.0)
+    return marked[:, :vocab_size]
 
 
 def shift_in_time(

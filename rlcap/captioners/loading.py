@@ -7,11 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
 
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.prefix import PrefixCaptioner, PrefixCaptionerConfig
 from rlcap.config.captioner import CaptionerConfig
 from rlcap.errors import CheckpointError
+
+# A bar for each of a captioner's files says nothing and breaks ours.
+transformers_logging.disable_progress_bar()
 
 FAMILIES = {PrefixCaptioner.family: PrefixCaptioner}
 

@@ -68,8 +68,8 @@ class SftConfig(Section):
     """AdamW's decay."""
     dropout: float = 0.1
     """On the audio prefix and inside the language model; off everywhere but here."""
-    augment: bool = True
-    """Mask random stretches of time and mel bands, and vary the gain."""
+    augment: bool = False
+    """Mask random stretches of time and mel bands, and vary the gain; needs `captioner.freeze_encoder=false`."""
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range."""

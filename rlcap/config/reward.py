@@ -57,6 +57,8 @@ class ClapConfig(Section):
     """Peak step size; it warms up over the first tenth of the steps and then falls along a cosine."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
+    word_loss_weight: float = 0.3
+    """Weight of foretelling a caption's words from its audio, beside telling captions apart; 0 leaves it out."""
     augment: bool = False
     """Whether training clips are shifted in time, changed in gain, and masked; slows runs as short as this."""
     validation_share: float = 0.1
@@ -78,7 +80,9 @@ class ClapConfig(Section):
             num_epochs=self.num_epochs,
             learning_rate=self.learning_rate,
         )
-        yield from must_not_be_negative(weight_decay=self.weight_decay, seed=self.seed)
+        yield from must_not_be_negative(
+            weight_decay=self.weight_decay, seed=self.seed, word_loss_weight=self.word_loss_weight
+        )
         if self.batch_size < 2:
             yield f"batch_size must be 2 or more, since captions are told apart within a batch, got {self.batch_size}"
         if not 0 < self.validation_share < 1:

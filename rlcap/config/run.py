@@ -49,6 +49,8 @@ class RunConfig(Section):
         if not self.cache_dir:
             yield "cache_dir must name a folder"
         yield from must_not_be_negative(seed=self.seed)
+        if self.sft.augment and self.captioner.freeze_encoder:
+            yield "sft.augment must be false where captioner.freeze_encoder is true: a frozen encoder hears a clip once"
         if self.sampling.max_new_tokens > self.captioner.max_caption_tokens:
             yield (
                 f"sampling.max_new_tokens must be at most captioner.max_caption_tokens "

@@ -31,7 +31,9 @@ class TrainingConfig(Section):
     controls: bool = True
     """Also train against a reward that cannot hear and one that hears the wrong clip, to see what the audio adds."""
     supervised: bool = True
-    """Also fine-tune the baseline on more captions, to compare with."""
+    """Also fine-tune the baseline on the true captions of PPO's audio, to compare with."""
+    supervised_epochs: int = 12
+    """Passes of that fine-tuning; its other settings are those of `sft`."""
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range."""
@@ -39,6 +41,7 @@ class TrainingConfig(Section):
             num_updates=self.num_updates,
             clips_per_batch=self.clips_per_batch,
             samples_per_clip=self.samples_per_clip,
+            supervised_epochs=self.supervised_epochs,
             batches_per_update=self.batches_per_update,
             checkpoint_every_updates=self.checkpoint_every_updates,
             keep_last=self.keep_last,

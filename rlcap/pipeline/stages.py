@@ -19,6 +19,7 @@ from rlcap.audio.features import LogMel, LogMelConfig
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.loading import build_prefix_captioner, load_captioner
 from rlcap.captioners.tokenizer import build_word_tokenizer
+from rlcap.config.captioner import SftConfig
 from rlcap.config.data import Split
 from rlcap.config.reward import HeadKind
 from rlcap.config.run import RunConfig
@@ -92,7 +93,7 @@ class Stages:
                     dropout=config.sft.dropout,
                 )
             captioner.audio_tower.load_state_dict(SmallClap.load(self.clap.path).audio_tower.tower.state_dict())
-            self._supervise(captioner, [clips], "train the baseline")
+            self._supervise(captioner, [clips], config.sft, "train the baseline")
             captioner.save(path)
 
         facts = {"clips": clips.key, "clap": self.clap.key, "captioner": config.captioner, "sft": config.sft}
@@ -143,26 +144,29 @@ class Stages:
     def supervised(self) -> StageResult:
         """The comparison that PPO does without: the baseline, taught the true captions of PPO's audio as well."""
         captioned, rl = self.clips(Split.captioned), self.clips(Split.rl)
+        sft = replace(self.config.sft, num_epochs=self.config.training.supervised_epochs)
 
         def build(path: Path) -> None:
             captioner = load_captioner(self.baseline.path)
-            self._supervise(captioner, [captioned, rl], "train the supervised comparison")
+            self._supervise(captioner, [captioned, rl], sft, "train the supervised comparison")
             captioner.save(path)
 
-        facts = {"baseline": self.baseline.key, "captioned": captioned.key, "rl": rl.key, "sft": self.config.sft}
+        facts = {"baseline": self.baseline.key, "captioned": captioned.key, "rl": rl.key, "sft": sft}
         return self._run("supervised", {**facts, "seed": self.config.seed}, build)
 
-    def _supervise(self, captioner: Captioner, splits: list[LabelledClips], description: str) -> None:
+    def _supervise(
+        self, captioner: Captioner, splits: list[LabelledClips], config: SftConfig, description: str
+    ) -> None:
         heard = [self._hear(clips, captioner.features, "listen (captioned)") for clips in splits]
         captions = [
             clips.captions[position] for clips, some in zip(splits, heard, strict=True) for position in some.positions
         ]
-        with progress_bar(description, self.config.sft.num_epochs) as advance:
+        with progress_bar(description, config.num_epochs) as advance:
             supervise(
                 captioner,
                 join_features([some.features for some in heard]),
                 captions,
-                self.config.sft,
+                config,
                 self.config.seed,
                 lambda _, loss: advance(f"loss {loss:.2f}"),
             )
