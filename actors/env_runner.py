@@ -109,7 +109,7 @@ class CaptionEnvRunner(EnvRunner):
         """Prove that construction has finished."""
         assert self._actor
 
-    def get_state(self, *_: Any, **__: Any) -> dict[str, Any]:
+    def get_state(self, *_: object, **__: object) -> dict[str, Any]:
         """Return nothing: weights and randomness come with every request."""
         return {}
 

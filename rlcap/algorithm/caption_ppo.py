@@ -147,6 +147,7 @@ class CaptionPPO(Algorithm):
         self._publish(result)
 
     def _publish(self, result: LearnerResult) -> None:
+        assert result.weights is not None, "answers come in learner order, and the first learner sends its weights"
         load_into(self._policy, result.weights)
         self._pipeline.publish(result.policy_version, ray.put(result.weights))
 

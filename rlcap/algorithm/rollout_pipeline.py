@@ -1,8 +1,8 @@
 """Keeps the actors busy with cursor batches, and hands the learner each update's rollouts.
 
-Update u trains on batches u * R to (u + 1) * R - 1 of the audio stream, whoever captions them and in whatever order they
-come back. A batch may be asked for once its update lies at most `max_staleness` versions ahead of the policy: so the
-bound holds by construction, and with 0 the run is synchronous.
+Update u trains on batches u * R to (u + 1) * R - 1 of the audio stream, whoever captions them and in whatever order
+they come back. A batch may be asked for once its update lies at most `max_staleness` versions ahead of the policy: so
+the bound holds by construction, and with 0 the run is synchronous.
 """
 
 from __future__ import annotations

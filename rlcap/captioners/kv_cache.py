@@ -8,13 +8,15 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
+class PreallocatedLayer(DynamicLayer):
     """One layer's keys and values, `[batch, head, position, dim]`, written in place as the caption grows.
 
     `DynamicLayer` copies the whole cache at every token; this one writes one column and hands out views.
     """
 
-    def __init__(self, keys: Float[Tensor, "row head used dim"], values: Float[Tensor, "row head used dim"], room: int):
+    def __init__(
+        self, keys: Float[Tensor, "row head used dim"], values: Float[Tensor, "row head used dim"], room: int
+    ) -> None:
         super().__init__()
         rows, heads, used, dim = keys.shape
         self.dtype, self.device = keys.dtype, keys.device
@@ -46,7 +48,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         self.values = self._value_room[:, :, : self._used]
 
 
-class PreallocatedCache(Cache):  # type: ignore[misc]
+class PreallocatedCache(Cache):
     """The cache of a group: prefilled once per clip, then one row a rollout."""
 
     def __init__(self, prefilled: Cache, clip_index: Int[Tensor, " batch"], room: int) -> None:

@@ -112,7 +112,8 @@ class PrefixCaptioner(Captioner):
         """Append one token to every row."""
         embedded = self.language_model.get_input_embeddings()(tokens).unsqueeze(1)
         output = self.language_model.base_model(inputs_embeds=embedded, past_key_values=state.cache, use_cache=True)
-        return output.last_hidden_state[:, 0]
+        hidden: Tensor = output.last_hidden_state[:, 0]
+        return hidden
 
     def hidden_states(
         self, encoding: Encoding, clip_index: Int[Tensor, " batch"], tokens: Int[Tensor, "batch token"]
@@ -129,11 +130,13 @@ class PrefixCaptioner(Captioner):
 
     def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
         """Project to the vocabulary."""
-        return self.language_model.get_output_embeddings()(hidden)
+        scores: Tensor = self.language_model.get_output_embeddings()(hidden)
+        return scores
 
     def value(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, ...]:
         """Estimate the return; gradients stop here, so that the critic cannot bend the policy."""
-        return self.value_head(hidden.detach()).squeeze(-1)
+        values: Tensor = self.value_head(hidden.detach()).squeeze(-1)
+        return values
 
     def decode(self, tokens: Int[Tensor, "batch token"], action_mask: Bool[Tensor, "batch token"]) -> tuple[str, ...]:
         """Turn tokens into text."""

@@ -187,7 +187,7 @@ def _label_recordings(source: RecordedSource, config: DataConfig) -> LabelledCli
         record.captions or _captions_from_labels(record.clip_id, scene, lexicon)
         for record, scene in zip(records, scenes, strict=True)
     )
-    facts = [[record.clip_id, record.path, record.labels, record.captions] for record in records]
+    facts: list[object] = [[record.clip_id, record.path, record.labels, record.captions] for record in records]
     facts.append([config.min_duration_s, config.max_duration_s, config.silence_dbfs, str(Path(config.root).resolve())])
     return LabelledClips(source, scenes, captions, lexicon, _digest(json.dumps(facts)))
 

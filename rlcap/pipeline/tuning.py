@@ -75,7 +75,7 @@ class _Loop:
         self._quarantine = QuarantineList.load(run.quarantine)
         self._metrics = MetricsWriter(run, job.config.tracking)
         self._metrics.truncate_after(algorithm.num_updates_done)
-        self._samples = [row for row in _read_samples(run) if row["update"] <= algorithm.num_updates_done]
+        self._samples = _read_samples(run, up_to=algorithm.num_updates_done)
 
     def run(self, stop: StopSignal) -> None:
         """Train to the last update."""
@@ -160,10 +160,11 @@ def _resume(algorithm: CaptionPPO, run: RunDirectory) -> None:
         algorithm.load_checkpoint(str(checkpoint))
 
 
-def _read_samples(run: RunDirectory) -> list[dict[str, object]]:
+def _read_samples(run: RunDirectory, up_to: int) -> list[dict[str, object]]:
     if not run.samples.exists():
         return []
-    rows: list[dict[str, object]] = pq.read_table(run.samples, schema=SAMPLES_SCHEMA).to_pylist()
+    table = pq.read_table(run.samples, schema=SAMPLES_SCHEMA, filters=[("update", "<=", up_to)])
+    rows: list[dict[str, object]] = table.to_pylist()
     return rows
 
 

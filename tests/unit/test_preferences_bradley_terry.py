@@ -26,7 +26,8 @@ def loss(pairs):
 
 @given(PAIRS)
 def test_the_loss_is_that_of_a_slow_oracle(pairs):
-    assert math.isclose(loss(pairs), oracle(pairs), rel_tol=1e-9, abs_tol=1e-9)
+    # torch's softplus is linear beyond 20, which leaves out up to log(1 + exp(-20)).
+    assert math.isclose(loss(pairs), oracle(pairs), rel_tol=1e-9, abs_tol=3e-9)
 
 
 @given(PAIRS)

@@ -194,7 +194,7 @@ def test_preferences_are_imported_and_described(capsys: pytest.CaptureFixture[st
     assert run(["prefs", "stats", "pairs.parquet"]) == 0
     heading, figures = capsys.readouterr().out.splitlines()
     assert heading.split() == ["pairs", "clips", "votes", "undecided", "A", "wins", "agreement"]
-    assert figures.split() == ["all", "2", "2", "3", "0.0%", "50.0%", "–"]
+    assert figures.split() == ["all", "2", "2", "3", "0.0%", "100.0%", "–"]  # the import exchanged b's captions
 
 
 def test_an_import_overwrites_nothing(capsys: pytest.CaptureFixture[str]):
