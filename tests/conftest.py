@@ -1,10 +1,11 @@
-"""A finished run, made of plausible numbers and sounds, for the tests of what reads run directories."""
+"""What several tests start from: a finished run of plausible numbers and sounds, tiny captioners, clips."""
 
 import csv
 import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +17,7 @@ from rlcap.config.run import RunConfig
 from rlcap.config.training import TrackingConfig
 from rlcap.metrics import MetricsWriter
 from rlcap.run_directory import RunDirectory, create_run_directory
+from rlcap.types import Clip
 
 SCENES = (
     (
@@ -145,3 +147,52 @@ def _summary() -> dict[str, object]:
         "repetition": {"baseline": 0.004, "tuned": 0.006, "supervised": 0.004},
         "wall_s": {"sft": 62.1, "clap": 148.0, "preferences": 21.5, "reward": 44.2, "ppo": 241.7, "evaluation": 33.0},
     }
+
+
+@pytest.fixture
+def make_captioner() -> Callable[..., Any]:
+    """Return a function that builds a tiny prefix captioner around a real GPT-2, in evaluation mode.
+
+    Its weights are random, but large enough for captions that differ from clip to clip and end at any length.
+    """
+    import torch
+
+    from rlcap.captioners.loading import build_prefix_captioner
+    from rlcap.captioners.tokenizer import build_word_tokenizer
+    from rlcap.config.captioner import CaptionerConfig
+
+    def make(*, seed: int = 0, freeze_encoder: bool = True, dropout: float = 0.1, **sizes: int) -> Any:
+        settings = {"width": 16, "num_layers": 2, "num_heads": 2, "prefix_length": 4, "max_caption_tokens": 16, **sizes}
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            captioner = build_prefix_captioner(
+                CaptionerConfig(**settings, freeze_encoder=freeze_encoder),
+                build_word_tokenizer(("a", "dog", "barks", "rain", "falls", "then")),
+                encoder_channels=(4, 4, 8, 8),
+                dropout=dropout,
+            )
+            with torch.no_grad():
+                for parameter in captioner.language_model.parameters():
+                    parameter.add_(0.3 * torch.randn_like(parameter))
+                for norm in captioner.audio_tower.norms:
+                    norm.running_mean.normal_(std=0.1)
+        return captioner.eval()
+
+    return make
+
+
+@pytest.fixture
+def make_clips() -> Callable[..., list[Clip]]:
+    """Return a function that makes clips of noise, a tone in each, of any lengths in seconds."""
+
+    def make(*durations_s: float, seed: int = 0) -> list[Clip]:
+        rng = np.random.default_rng(seed)
+        clips = []
+        for index, duration_s in enumerate(durations_s):
+            time_s = np.arange(round(duration_s * 16_000)) / 16_000
+            tone = 0.3 * np.sin(2 * np.pi * rng.uniform(100, 6000) * time_s)
+            noise = rng.uniform(0.001, 0.1) * rng.standard_normal(len(time_s))
+            clips.append(Clip(f"clip-{index}", (tone + noise).astype(np.float32), 16_000))
+        return clips
+
+    return make

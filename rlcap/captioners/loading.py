@@ -14,8 +14,9 @@ from rlcap.captioners.prefix import PrefixCaptioner, PrefixCaptionerConfig
 from rlcap.config.captioner import CaptionerConfig
 from rlcap.errors import CheckpointError
 
-# A bar for each of a captioner's files says nothing and breaks ours.
+# A bar for each of a captioner's files says nothing and breaks ours; what does not fit is said by our errors.
 transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
 
 FAMILIES = {PrefixCaptioner.family: PrefixCaptioner}
 
@@ -32,7 +33,7 @@ def load_captioner(directory: str | Path) -> Captioner:
         raise CheckpointError(f"{directory} holds no captioner: config.json is missing there")
     try:
         family = json.loads(config.read_text()).get("family")
-    except (json.JSONDecodeError, AttributeError) as damage:
+    except (OSError, ValueError, AttributeError) as damage:
         raise CheckpointError(f"{config} is not a captioner's config: {damage}") from damage
     if family not in FAMILIES:
         raise CheckpointError(

@@ -103,7 +103,17 @@ class PrefixCaptioner(Captioner):
     def begin(
         self, encoding: Encoding, clip_index: Int[Tensor, " batch"], max_new_tokens: int
     ) -> tuple[PrefixState, Float[Tensor, "batch dim"]]:
-        """Read the prefix once per clip, then give every rollout a row of the cache."""
+        """Read the prefix once per clip, then give every rollout a row of the cache.
+
+        Raises:
+            CheckpointError: the language model has no positions for captions of that length.
+        """
+        room = self.language_model.config.max_position_embeddings - encoding.states.shape[1]
+        if max_new_tokens > room:
+            raise CheckpointError(
+                f"this captioner writes captions of at most {room} tokens, got max_new_tokens = {max_new_tokens}: "
+                "set sampling.max_new_tokens, or take another captioner"
+            )
         prefilled, last_hidden = self._read_prefix(encoding)
         cache = PreallocatedCache(prefilled, clip_index, room=max_new_tokens)
         return PrefixState(cache), last_hidden.index_select(0, clip_index)
@@ -173,7 +183,7 @@ class PrefixCaptioner(Captioner):
         features = LogMelConfig(**settings.pop("features"))
         channels = tuple(settings.pop("encoder_channels"))
         config = PrefixCaptionerConfig(**settings, encoder_channels=channels, features=features)
-        language_model = AutoModelForCausalLM.from_pretrained(directory / "language_model", local_files_only=True)
+        language_model = _load_language_model(directory / "language_model")
         tokenizer = AutoTokenizer.from_pretrained(directory / "language_model", local_files_only=True)
         captioner = cls(config, language_model, tokenizer)
         try:
@@ -198,6 +208,23 @@ class PrefixCaptioner(Captioner):
         cache = DynamicCache(config=self.language_model.config)
         output = self.language_model.base_model(inputs_embeds=encoding.states, past_key_values=cache, use_cache=True)
         return cache, output.last_hidden_state[:, -1]
+
+
+def _load_language_model(directory: Path) -> PreTrainedModel:
+    """Load a causal language model whole: transformers would draw what is missing at random, with a mere warning."""
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            directory, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except SafetensorError as damage:
+        raise CheckpointError(f"{directory} holds damaged weights: {damage}") from damage
+    strangers = sorted(map(str, {*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]}))
+    if strangers:
+        raise CheckpointError(
+            f"{directory} holds weights of another architecture than its config.json: they differ in "
+            f"{', '.join(strangers[:3])}"
+        )
+    return model
 
 
 def _normed_linear(inputs: int, outputs: int) -> nn.Sequential:
