@@ -57,7 +57,7 @@ class ClapConfig(Section):
     """Peak step size; it warms up over the first tenth of the steps and then falls along a cosine."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
-    word_loss_weight: float = 0.3
+    word_loss_weight: float = 0.0
     """Weight of foretelling a caption's words from its audio, beside telling captions apart; 0 leaves it out."""
     augment: bool = False
     """Whether training clips are shifted in time, changed in gain, and masked; slows runs as short as this."""
