@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ray
 from ray.actor import ActorHandle
@@ -18,6 +19,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from actors.audio_cursor import AudioCursor, CursorBatch
 from actors.env_runner import RolloutInfo
+from rlcap.algorithm.attendance import Attendance
 from rlcap.errors import ActorLostError, RlcapError
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,7 @@ class RolloutPipeline:
         check_interrupt: Callable[[], None],
     ) -> None:
         self._actors = actors
+        self._attendance = Attendance(actors, timeout_s)
         self._cursor = cursor
         self._batches_per_update = batches_per_update
         self._max_staleness = max_staleness
@@ -82,7 +85,7 @@ class RolloutPipeline:
         """Wait for all batches of an update, in stream order.
 
         Raises:
-            ActorLostError: one batch was lost `MAX_ATTEMPTS` times.
+            ActorLostError: one batch was lost `MAX_ATTEMPTS` times, or no actor came back.
             RlcapError: what an actor raised.
         """
         wanted = range(update * self._batches_per_update, (update + 1) * self._batches_per_update)
@@ -105,32 +108,44 @@ class RolloutPipeline:
             self._ask(actor_id, batch, attempt)
 
     def _idlest_actor(self) -> int | None:
-        load = dict.fromkeys(self._actors, 0)
-        for request in self._in_flight.values():
-            load[request.actor_id] += 1
-        actor_id = min(load, key=lambda each: (load[each], each))
-        return actor_id if load[actor_id] < self._max_in_flight else None
+        load = Counter(request.actor_id for request in self._in_flight.values())
+        actor_id = min(self._attendance.present, key=lambda each: (load[each], each), default=None)
+        return actor_id if actor_id is not None and load[actor_id] < self._max_in_flight else None
 
     def _ask(self, actor_id: int, batch: CursorBatch, attempt: int) -> None:
         call = self._actors[actor_id].caption.options(num_returns=2)
         rollouts, info = call.remote(batch, self._version, self._weights)
-        deadline = time.monotonic() + self._timeout_s * self._max_in_flight
-        self._in_flight[info] = _Request(batch, actor_id, rollouts, attempt, deadline)
+        self._in_flight[info] = _Request(batch, actor_id, rollouts, attempt, self._deadline())
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self._timeout_s * self._max_in_flight
 
     def _receive(self) -> None:
-        done, _ = ray.wait(list(self._in_flight), num_returns=1, timeout=POLL_S)
-        for info_ref in done:
-            request = self._in_flight.pop(info_ref)
-            try:
-                info = ray.get(info_ref)
-            except RayActorError as lost:
-                self._ask_again(request, lost)
-            except RayTaskError as failed:
-                cause = failed.cause
-                raise (cause if isinstance(cause, RlcapError) else failed) from failed
+        self._attendance.look()
+        open_calls = [*self._in_flight, *self._attendance.calls]
+        if not open_calls:
+            time.sleep(POLL_S)  # every actor is away
+            return
+        done, _ = ray.wait(open_calls, num_returns=1, timeout=POLL_S)
+        for ref in done:
+            if ref in self._in_flight:
+                self._take(ref)
             else:
-                self._ready[request.batch.batch_index] = CollectedBatch(request.rollouts, info)
+                self._attendance.hear(ref)
         self._restart_hung_actors()
+
+    def _take(self, info_ref: ray.ObjectRef) -> None:
+        request = self._in_flight.pop(info_ref)
+        try:
+            info = ray.get(info_ref)
+        except RayActorError as lost:
+            self._attendance.leave(request.actor_id)
+            self._ask_again(request, lost)
+        except RayTaskError as failed:
+            cause = failed.cause
+            raise (cause if isinstance(cause, RlcapError) else failed) from failed
+        else:
+            self._ready[request.batch.batch_index] = CollectedBatch(request.rollouts, info)
 
     def _ask_again(self, request: _Request, lost: Exception) -> None:
         self.num_lost += 1
@@ -144,6 +159,11 @@ class RolloutPipeline:
 
     def _restart_hung_actors(self) -> None:
         now = time.monotonic()
-        for actor_id in {request.actor_id for request in self._in_flight.values() if request.deadline < now}:
+        hung = {request.actor_id for request in self._in_flight.values() if request.deadline < now}
+        for actor_id in hung:
             log.warning("caption actor %d gave no answer within %.0f s; restarting it", actor_id, self._timeout_s)
             ray.kill(self._actors[actor_id], no_restart=False)
+        # Its requests fail a moment later: until then they must not cost the restarted actor its life as well.
+        for info_ref, request in self._in_flight.items():
+            if request.actor_id in hung:
+                self._in_flight[info_ref] = replace(request, deadline=self._deadline())

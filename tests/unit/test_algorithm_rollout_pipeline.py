@@ -1,0 +1,242 @@
+"""The pipeline over actors that answer in an order the test decides, and die when it says so."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import ray.exceptions
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.audio_cursor import AudioCursor
+from rlcap.algorithm import attendance, rollout_pipeline
+from rlcap.algorithm.rollout_pipeline import MAX_ATTEMPTS, RolloutPipeline
+from rlcap.errors import ActorLostError, RewardError
+
+BATCHES_PER_UPDATE = 3
+ANSWERS, DIES, RAISES = "answers", "dies", "raises"
+
+
+class FakeRay:
+    """Stands in for the `ray` module: requests wait in order, and `choose` says whose answer comes next, and which."""
+
+    def __init__(self, choose):
+        self.choose = choose
+        self.open = []
+        self.asked = []
+        self.killed = []
+        self.failed = {}
+        self.now = 0.0
+        self.calls = []
+        self.returns_after = 1
+        """How many calls an actor that was lost leaves without an answer, and one more that it answers."""
+
+    def actor(self, actor_id):
+        def remote(batch, version, weights):
+            request = SimpleNamespace(actor_id=actor_id, batch=batch, version=version, weights=weights)
+            self.asked.append(request)
+            self.open.append(request)
+            return f"rollouts-{batch.batch_index}-{len(self.asked)}", id(request)
+
+        def ping():
+            self.calls.append(f"call {len(self.calls)}")
+            return self.calls[-1]
+
+        caption = SimpleNamespace(options=lambda num_returns: SimpleNamespace(remote=remote))
+        return SimpleNamespace(caption=caption, ping=SimpleNamespace(remote=ping), actor_id=actor_id)
+
+    def wait(self, refs, num_returns, timeout):
+        calls = [ref for ref in refs if isinstance(ref, str)]
+        assert sorted(set(refs) - set(calls)) == sorted(id(request) for request in self.open)
+        if calls:
+            return calls, []
+        chosen, outcome = self.choose(self.open)
+        if chosen is None:
+            self.sleep(timeout)
+            return [], refs
+        lost = [other for other in self.open if outcome == DIES and other.actor_id == chosen.actor_id] or [chosen]
+        for request in lost:
+            self.open.remove(request)
+            self.failed[id(request)] = outcome, request
+        return [id(request) for request in lost], []
+
+    def get(self, ref):
+        if isinstance(ref, str):
+            if int(ref.split()[1]) % (self.returns_after + 1) < self.returns_after:
+                raise ray.exceptions.ActorUnavailableError("restarting", None)
+            return "pong"
+        outcome, request = self.failed[ref]
+        if outcome == DIES:
+            raise ray.exceptions.RayActorError
+        if outcome == RAISES:
+            raise ray.exceptions.RayTaskError("caption", "", RewardError("no score could be had"))
+        return SimpleNamespace(request=request)
+
+    def sleep(self, duration_s):
+        self.now += duration_s
+
+    def kill(self, actor, *, no_restart):
+        assert not no_restart
+        self.killed.append(actor.actor_id)
+
+
+def start(fake, monkeypatch, *, num_actors=2, max_staleness=0, timeout_s=100.0, check_interrupt=lambda: None):
+    for module in (rollout_pipeline, attendance):
+        monkeypatch.setattr(module, "ray", SimpleNamespace(wait=fake.wait, get=fake.get, kill=fake.kill))
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: fake.now, sleep=fake.sleep))
+    return RolloutPipeline(
+        {actor_id: fake.actor(actor_id) for actor_id in range(1, num_actors + 1)},
+        AudioCursor(num_clips=20, batch_size=2, seed=0),
+        batches_per_update=BATCHES_PER_UPDATE,
+        max_staleness=max_staleness,
+        timeout_s=timeout_s,
+        check_interrupt=check_interrupt,
+    )
+
+
+def run(pipeline, num_updates):
+    collected = []
+    for update in range(num_updates):
+        pipeline.publish(update, f"weights-{update}")
+        collected.append(pipeline.collect(update))
+    return collected
+
+
+def in_order(requests):
+    return requests[0], ANSWERS
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), num_actors=st.integers(1, 4), max_staleness=st.integers(0, 3))
+def test_whatever_the_order_and_whoever_dies_each_batch_is_handed_out_once_and_never_too_stale(
+    data, num_actors, max_staleness
+):
+    deaths = Counter()
+
+    def choose(requests):
+        chosen = data.draw(st.sampled_from(range(len(requests))))
+        outcome = data.draw(st.sampled_from([ANSWERS, ANSWERS, DIES]))
+        actor_id = requests[chosen].actor_id
+        mine = [request.batch.batch_index for request in requests if request.actor_id == actor_id]
+        if outcome == DIES and any(deaths[index] + 1 >= MAX_ATTEMPTS for index in mine):
+            outcome = ANSWERS
+        if outcome == DIES:
+            deaths.update(mine)
+        return requests[chosen], outcome
+
+    fake = FakeRay(choose)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        pipeline = start(fake, monkeypatch, num_actors=num_actors, max_staleness=max_staleness)
+        collected = run(pipeline, 4)
+    cursor = AudioCursor(num_clips=20, batch_size=2, seed=0)
+    for update, batches in enumerate(collected):
+        expected = range(update * BATCHES_PER_UPDATE, (update + 1) * BATCHES_PER_UPDATE)
+        requests = [batch.info.request for batch in batches]
+        assert [request.batch for request in requests] == [cursor.batch(index) for index in expected]
+        for batch, request in zip(batches, requests, strict=True):
+            assert batch.rollouts.startswith(f"rollouts-{request.batch.batch_index}-")
+            assert request.weights == f"weights-{request.version}"
+            assert 0 <= update - request.version <= max_staleness
+    assert pipeline.num_lost == sum(deaths.values())
+
+
+def test_synchronous_runs_ask_for_nothing_that_the_next_weights_should_answer(monkeypatch):
+    fake = FakeRay(in_order)
+    pipeline = start(fake, monkeypatch, num_actors=4)
+    for update in range(3):
+        pipeline.publish(update, f"weights-{update}")
+        assert {batch.info.request.version for batch in pipeline.collect(update)} == {update}
+        assert len(fake.asked) == (update + 1) * BATCHES_PER_UPDATE
+        assert not fake.open
+
+
+def test_overlapped_runs_are_already_captioning_while_the_learner_works(monkeypatch):
+    fake = FakeRay(in_order)
+    pipeline = start(fake, monkeypatch, max_staleness=1)
+    run(pipeline, 1)
+    assert fake.open
+    assert {request.version for request in fake.open} == {0}
+
+
+def test_work_is_spread_evenly(monkeypatch):
+    fake = FakeRay(in_order)
+    run(start(fake, monkeypatch, num_actors=3, max_staleness=2), 4)
+    shares = Counter(request.actor_id for request in fake.asked)
+    assert set(shares) == {1, 2, 3}
+    assert max(shares.values()) - min(shares.values()) <= 3
+
+
+def test_a_batch_that_is_lost_again_and_again_ends_the_run_by_name(monkeypatch):
+    def choose(requests):
+        bad = [request for request in requests if request.batch.batch_index == 1]
+        return (bad[0], DIES) if bad else in_order(requests)
+
+    fake = FakeRay(choose)
+    with pytest.raises(ActorLostError, match=f"batch 1 lost its caption actor {MAX_ATTEMPTS} times"):
+        run(start(fake, monkeypatch), 1)
+    assert sum(request.batch.batch_index == 1 for request in fake.asked) == MAX_ATTEMPTS
+
+
+def test_what_an_actor_raised_is_raised_here_as_it_was(monkeypatch):
+    with pytest.raises(RewardError, match="no score could be had"):
+        run(start(FakeRay(lambda requests: (requests[0], RAISES)), monkeypatch), 1)
+
+
+def test_an_actor_that_takes_long_to_come_back_costs_one_attempt(monkeypatch):
+    def choose(requests):
+        return requests[0], (DIES if len(fake.asked) == 1 else ANSWERS)
+
+    fake = FakeRay(choose)
+    fake.returns_after = 30
+    pipeline = start(fake, monkeypatch, num_actors=1)
+    (batches,) = run(pipeline, 1)
+    assert [batch.info.request.batch.batch_index for batch in batches] == [0, 1, 2]
+    assert len(fake.calls) == 31
+    assert pipeline.num_lost == 1
+
+
+def test_a_run_whose_actors_all_stay_away_ends_in_a_sentence(monkeypatch):
+    fake = FakeRay(lambda requests: (requests[0], DIES))
+    fake.returns_after = 10**6
+    with pytest.raises(ActorLostError, match="no caption actor came back within 100 s"):
+        run(start(fake, monkeypatch), 1)
+    assert 100 < fake.now < 102
+
+
+def test_the_others_go_on_while_an_actor_is_away(monkeypatch):
+    def choose(requests):
+        dying = [request for request in requests if request.actor_id == 1]
+        return (dying[0], DIES) if dying else in_order(requests)
+
+    fake = FakeRay(choose)
+    fake.returns_after = 10**6
+    pipeline = start(fake, monkeypatch, num_actors=3, max_staleness=1)
+    for update, batches in enumerate(run(pipeline, 4)):
+        assert {batch.info.request.actor_id for batch in batches} <= {2, 3}
+        assert len(batches) == BATCHES_PER_UPDATE, update
+    assert pipeline.num_lost == 2
+
+
+def test_a_silent_actor_is_restarted_once_and_its_batches_are_asked_for_again(monkeypatch):
+    def choose(requests):
+        silent = [request for request in requests if request.actor_id == 1]
+        if 1 in fake.killed and silent and fake.now > killed_until:
+            return silent[0], (DIES if len(fake.asked) < 4 else ANSWERS)
+        others = [request for request in requests if request.actor_id != 1]
+        return (others[0], ANSWERS) if others else (None, None)
+
+    fake, killed_until = FakeRay(choose), 60.0
+    pipeline = start(fake, monkeypatch, timeout_s=50.0)
+    (batches,) = run(pipeline, 1)
+    assert [batch.info.request.batch.batch_index for batch in batches] == [0, 1, 2]
+    assert fake.killed == [1], "one silence, one restart"
+    assert pipeline.num_lost == 1
+
+
+def test_an_interrupt_is_noticed_while_waiting(monkeypatch):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    pipeline = start(FakeRay(lambda _: (None, None)), monkeypatch, check_interrupt=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(pipeline, 1)

@@ -1,0 +1,116 @@
+from dataclasses import dataclass, replace
+from enum import Enum
+
+import pytest
+
+import rlcap
+from rlcap.pipeline.stage_cache import StageCache
+
+
+class Kind(Enum):
+    plain = "plain"
+    fancy = "fancy"
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 0.1
+    sizes: tuple[int, ...] = (1, 2)
+
+
+@dataclass
+class Settings:
+    kind: Kind = Kind.plain
+    inner: Inner = Inner()
+    name: str = "a"
+
+
+def write_one(path):
+    (path / "result.txt").write_text("made")
+
+
+def test_a_stage_is_built_once(tmp_path):
+    builds = []
+
+    def build(path):
+        builds.append(path)
+        write_one(path)
+
+    first = StageCache(tmp_path).get("clap", {"seed": 0}, build)
+    again = StageCache(tmp_path).get("clap", {"seed": 0}, build)
+    assert len(builds) == 1
+    assert not first.cached
+    assert again.cached
+    assert again == replace(first, cached=True)
+    assert (again.path / "result.txt").read_text() == "made"
+    assert again.path == tmp_path / f"clap-{again.key}"
+
+
+def test_nothing_is_to_be_seen_before_a_stage_is_complete(tmp_path):
+    def build(path):
+        write_one(path)
+        assert not [folder for folder in tmp_path.iterdir() if folder != path]
+        assert path.name.startswith("clap-")
+        assert ".unfinished" in path.name
+
+    StageCache(tmp_path).get("clap", {}, build)
+    assert [folder.name.partition(".")[1] for folder in tmp_path.iterdir()] == [""]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1)])
+def test_a_failed_build_leaves_nothing_and_the_next_one_starts_afresh(tmp_path, error):
+    def fail(path):
+        write_one(path)
+        raise error
+
+    with pytest.raises(type(error)):
+        StageCache(tmp_path).get("clap", {}, fail)
+    assert list(tmp_path.iterdir()) == []
+    assert not StageCache(tmp_path).get("clap", {}, write_one).cached
+
+
+def test_a_folder_without_its_record_is_built_again(tmp_path):
+    found = StageCache(tmp_path).get("clap", {}, write_one)
+    (found.path / "stage.json").unlink()
+    (found.path / "half.bin").touch()
+    again = StageCache(tmp_path).get("clap", {}, write_one)
+    assert not again.cached
+    assert again.path == found.path
+    assert not (again.path / "half.bin").exists()
+
+
+FACTS = {"settings": Settings(), "clips": "abc", "sections": [Inner(), {"deep": Inner()}], "seed": 0}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"settings": Settings(kind=Kind.fancy)},
+        {"settings": Settings(inner=Inner(rate=0.2))},
+        {"settings": Settings(inner=Inner(sizes=(1, 3)))},
+        {"settings": Settings(name="b")},
+        {"clips": "abd"},
+        {"sections": [Inner(rate=0.3), {"deep": Inner()}]},
+        {"sections": [Inner(), {"deep": Inner(rate=0.3)}]},
+        {"sections": [{"deep": Inner()}, Inner()]},
+        {"seed": 1},
+        {"one_more": None},
+    ],
+)
+def test_the_key_changes_with_anything_that_a_stage_depends_on(tmp_path, changes):
+    cache = StageCache(tmp_path)
+    assert cache.get("clap", FACTS, write_one).key != cache.get("clap", {**FACTS, **changes}, write_one).key
+
+
+def test_the_key_changes_with_stage_and_version_and_not_with_the_order_of_facts(tmp_path, monkeypatch):
+    cache = StageCache(tmp_path)
+    key = cache.get("clap", FACTS, write_one).key
+    assert cache.get("clap", dict(reversed(FACTS.items())), write_one).key == key
+    assert cache.get("baseline", FACTS, write_one).key != key
+    monkeypatch.setattr(rlcap, "__version__", "99")
+    assert cache.get("clap", FACTS, write_one).key != key
+
+
+def test_what_has_no_plain_form_is_refused(tmp_path):
+    with pytest.raises(TypeError):
+        StageCache(tmp_path).get("clap", {"model": object()}, write_one)
