@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,8 +13,25 @@ import ray
 
 from rlcap.config.cluster import ClusterConfig
 
+ADVICE = b"constructor arguments in the object store"
+"""Ray warns of this for every actor that RLlib creates; RLlib holds those arguments as long as its actors live."""
 OBJECT_STORE_BYTES = 512 * 1024**2
 """Enough for the rollouts and weights in flight on one machine; a cluster brings its own."""
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Keep Ray's native `ADVICE` off the terminal; whatever else was written to standard error follows at the end."""
+    shown = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(shown, 2)
+            os.close(shown)
+            held.seek(0)
+            os.write(2, b"".join(line for line in held if ADVICE not in line))
 
 
 @contextmanager

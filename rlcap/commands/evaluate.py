@@ -9,25 +9,22 @@ from rlcap.commands.parsing import Commands, add_command, add_overrides
 from rlcap.commands.terminal import say
 
 _DETAILS = """\
-Compare the tuned captioner of a run with its baseline on held-out clips, and write the report again.
+Compare the tuned captioner of a finished run with its baseline again, on its held-out clips or on other ones.
 
 reads:
-  the run's settings, its last good checkpoint, and the `heldout` split of the data
+  the run's settings and captioners, and the `heldout` split of the data
 
 writes, in the run directory:
-  heldout.parquet   each clip's captions and verdict
-  summary.json      the key figures
-  report.html       the report"""
+  eval.json   the key figures, named as in summary.json, which stays as it is"""
 
 _MORE = """\
 examples:
   rlcap eval runs/latest
   rlcap eval runs/esc10-20260101-120000 evaluation.num_bootstrap=10000
-  rlcap eval runs/latest evaluation.num_report_clips=100
 
 settings most often changed:
-  evaluation.num_bootstrap      resamples behind the confidence intervals
-  evaluation.num_report_clips   clips that the report lets you hear"""
+  data.kind, data.root       which recordings, in which layout; they need labels
+  evaluation.num_bootstrap   resamples behind the confidence intervals"""
 
 
 def register(commands: Commands) -> None:

@@ -79,7 +79,7 @@ class _MainJob:
 
     def _reward(self) -> Path:
         if self._config.reward.checkpoint:
-            return Path(self._config.reward.checkpoint)
+            return self._stages.given_reward.path
         return self._stages.reward(self._config.reward.head.kind).path
 
     def _tuning_job(self, name: str, reward: Path) -> TuningJob:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -139,6 +140,19 @@ class Stages:
 
         facts = {"clap": self.clap.key, "pairs": self.preferences.key, "head": config, "terms": terms}
         return self._run(f"reward-{kind.value}", facts, build)
+
+    @cached_property
+    def given_reward(self) -> StageResult:
+        """A copy of `reward.checkpoint`, so that what changes there later changes no run."""
+        source = Path(self.config.reward.checkpoint)
+        reward = ClapReward.load(source)
+
+        def build(path: Path) -> None:
+            reward.save(path)
+            if (source / METRICS_FILE).exists():
+                shutil.copy(source / METRICS_FILE, path)
+
+        return self._run("reward-given", {"version": reward.version}, build)
 
     @cached_property
     def supervised(self) -> StageResult:
