@@ -55,7 +55,7 @@ class AudioTower(nn.Module):
         hidden, mask = functional.avg_pool2d(hidden, (2, 1)), mask[:, ::2]
         for stage, (convolution, norm) in enumerate(zip(self.convolutions, self.norms, strict=True)):
             pool = (2, 2) if stage < 3 else (1, 2)
-            hidden = functional.relu(functional.max_pool2d(norm(convolution(hidden)), pool))
+            hidden = functional.relu(norm(functional.max_pool2d(convolution(hidden), pool)))  # pooling first: cheaper
             mask = mask[:, :: pool[0]]
             hidden = torch.where(mask[:, None, :, None], hidden, 0.0)  # [C, channel, T, M / 2 ** stage]
         return torch.cat([hidden.mean(dim=3), hidden.amax(dim=3)], dim=1).transpose(1, 2), mask

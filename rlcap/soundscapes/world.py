@@ -19,7 +19,7 @@ CREST = np.float32(6.0)
 """Peaks of an event end at this multiple of its root mean square."""
 # How many events sound together in each stretch of a scene, and how likely that layout is.
 LAYOUTS: tuple[tuple[int, ...], ...] = ((1,), (1, 1), (2,), (1, 1, 1), (2, 1), (1, 2))
-LAYOUT_SHARES = (0.48, 0.26, 0.14, 0.04, 0.04, 0.04)
+LAYOUT_SHARES = (0.40, 0.30, 0.18, 0.04, 0.04, 0.04)
 
 
 def render(seed: int, index: int) -> tuple[Clip, Scene]:
@@ -51,7 +51,7 @@ def draw_scene(rng: np.random.Generator) -> Scene:
 
 
 def render_scene(scene: Scene, rng: np.random.Generator) -> Waveform:
-    """Synthesise the scene over background noise, each event 10 to 22 dB above it, peak below 0.95.
+    """Synthesise the scene over background noise, each event 12 to 20 dB above it, peak below 0.95.
 
     Raises KeyError for a label that is not among `LABELS`.
     """
@@ -62,7 +62,7 @@ def render_scene(scene: Scene, rng: np.random.Generator) -> Waveform:
         sound = KINDS[event.label].perform(rng, event.duration_s, SAMPLE_RATE_HZ, event.count)
         onset = int(event.onset_s * SAMPLE_RATE_HZ)
         sound = _faded(sound[: len(mixture) - onset])
-        mixture[onset : onset + len(sound)] += np.float32(10 ** (rng.uniform(10, 22) / 20)) * sound
+        mixture[onset : onset + len(sound)] += np.float32(10 ** (rng.uniform(12, 20) / 20)) * sound
     peak = np.float32(np.abs(mixture).max() + 1e-9)
     return mixture * (np.float32(rng.uniform(0.3, 0.95)) / peak)
 
