@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from learner.ppo_update import PPOUpdate
-from rlcap.errors import CheckpointError
+from rlcap.errors import CheckpointError, in_one_line
 
 STATE_FILE = "learner.pt"
 
@@ -31,4 +31,4 @@ def load(update: PPOUpdate, directory: Path) -> None:
     try:
         update.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as damage:
-        raise CheckpointError(f"{path} does not fit this captioner, or is damaged: {damage}") from damage
+        raise CheckpointError(f"{path} does not fit this captioner, or is damaged: {in_one_line(damage)}") from damage

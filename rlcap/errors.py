@@ -27,3 +27,8 @@ class RewardError(RlcapError):
 
 class ActorLostError(RlcapError):
     """A Ray actor that died or stayed silent beyond its time limit."""
+
+
+def in_one_line(error: Exception) -> str:
+    """The first two lines of a message as one: torch says what failed, then names one tensor a line."""
+    return " ".join(str(error).split("\n")[:2]).replace("\t", "").strip()

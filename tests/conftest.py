@@ -149,7 +149,7 @@ def _summary() -> dict[str, object]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_captioner() -> Callable[..., Any]:
     """Return a function that builds a tiny prefix captioner around a real GPT-2, in evaluation mode.
 
@@ -181,7 +181,7 @@ def make_captioner() -> Callable[..., Any]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_clips() -> Callable[..., list[Clip]]:
     """Return a function that makes clips of noise, a tone in each, of any lengths in seconds."""
 

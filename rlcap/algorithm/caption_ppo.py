@@ -23,7 +23,6 @@ from ray.rllib.env.env_runner_group import EnvRunnerGroup
 from actors.audio_cursor import AudioCursor
 from learner.group import learner_weights, load_learners, save_learners, update_learners
 from learner.ppo_learner import LearnerResult
-from rlcap.algorithm.ray_session import without_advice
 from rlcap.algorithm.rollout_pipeline import CollectedBatch, RolloutPipeline
 from rlcap.algorithm.settings import CaptionPPOConfig, RunPlan, algorithm_config
 from rlcap.captioners.loading import load_captioner
@@ -64,8 +63,7 @@ class CaptionPPO(Algorithm):
 
     def setup(self, config: AlgorithmConfig) -> None:
         """Start actors and learners, then the rollout pipeline."""
-        with without_advice():
-            super().setup(config)
+        super().setup(config)
         self._plan: RunPlan = config.env_config["run"]
         self._update = 0
         self.check_interrupt = lambda: None

@@ -14,7 +14,7 @@ import ray
 from rlcap.config.cluster import ClusterConfig
 
 ADVICE = b"constructor arguments in the object store"
-"""Ray warns of this for every actor that RLlib creates; RLlib holds those arguments as long as its actors live."""
+"""Ray warns of this for every actor that may restart; their arguments are held here as long as they live."""
 OBJECT_STORE_BYTES = 512 * 1024**2
 """Enough for the rollouts and weights in flight on one machine; a cluster brings its own."""
 

@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.prefix import PrefixCaptioner, PrefixCaptionerConfig
 from rlcap.config.captioner import CaptionerConfig
-from rlcap.errors import CheckpointError
+from rlcap.errors import CheckpointError, in_one_line
 
 # A bar for each of a captioner's files says nothing and breaks ours; what does not fit is said by our errors.
 transformers_logging.disable_progress_bar()
@@ -42,7 +42,7 @@ def load_captioner(directory: str | Path) -> Captioner:
     try:
         return FAMILIES[family].load(directory).eval()
     except (OSError, KeyError, TypeError, ValueError) as damage:
-        raise CheckpointError(f"the captioner in {directory} cannot be loaded: {damage}") from damage
+        raise CheckpointError(f"the captioner in {directory} cannot be loaded: {in_one_line(damage)}") from damage
 
 
 def build_prefix_captioner(

@@ -22,7 +22,7 @@ from rlcap.audio.features import LogMel, LogMelConfig
 from rlcap.audio.tower import AudioTower, pool_segments
 from rlcap.captioners.captioner import Captioner, Encoding
 from rlcap.captioners.kv_cache import PreallocatedCache, expand_differentiably
-from rlcap.errors import CheckpointError
+from rlcap.errors import CheckpointError, in_one_line
 from rlcap.types import Clip, PolicyFeatures
 
 
@@ -108,7 +108,8 @@ class PrefixCaptioner(Captioner):
         Raises:
             CheckpointError: the language model has no positions for captions of that length.
         """
-        room = self.language_model.config.max_position_embeddings - encoding.states.shape[1]
+        positions = getattr(self.language_model.config, "max_position_embeddings", None)  # relative ones have no end
+        room = max_new_tokens if positions is None else positions - encoding.states.shape[1]
         if max_new_tokens > room:
             raise CheckpointError(
                 f"this captioner writes captions of at most {room} tokens, got max_new_tokens = {max_new_tokens}: "
@@ -191,7 +192,7 @@ class PrefixCaptioner(Captioner):
             captioner.value_head.load_state_dict(load_file(directory / "value_head.safetensors"))
         except (RuntimeError, SafetensorError) as mismatch:
             raise CheckpointError(
-                f"{directory} holds damaged weights or another architecture: {mismatch}"
+                f"{directory} holds damaged weights or another architecture: {in_one_line(mismatch)}"
             ) from mismatch
         return captioner
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from actors.env_runner import ActorPlan
 from reward_server.group import RewardServer
 from rlcap.algorithm.caption_ppo import CAPTIONER, CaptionPPO, UpdateReport, build_algorithm
+from rlcap.algorithm.ray_session import without_advice
 from rlcap.algorithm.settings import RunPlan
 from rlcap.audio.quarantine import QuarantineList
 from rlcap.checkpoint import latest_good, prune, update_of, write_checkpoint
@@ -134,7 +135,8 @@ class _Loop:
 def _algorithm(job: TuningJob) -> Iterator[CaptionPPO]:
     """Start a run's reward server, actors and learner, and stop them all in the end."""
     config = job.config
-    server = RewardServer.start(job.reward, config.reward, config.cluster)
+    with without_advice():
+        server = RewardServer.start(job.reward, config.reward, config.cluster)
     try:
         actor = ActorPlan(
             source=job.source,
@@ -145,7 +147,8 @@ def _algorithm(job: TuningJob) -> Iterator[CaptionPPO]:
             num_threads=max(1, int(config.cluster.actor_cpus)),
         )
         plan = RunPlan(actor, config.algorithm, config.training, config.cluster, config.seed)
-        algorithm = build_algorithm(plan)
+        with without_advice():
+            algorithm = build_algorithm(plan)
         try:
             yield algorithm
         finally:

@@ -1,0 +1,204 @@
+"""The whole loop in real processes: tiny captioner, soundscapes, tiny reward model, caption actors that die."""
+
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+import ray
+import torch
+from safetensors.torch import load_file
+
+from actors.env_runner import ActorPlan
+from reward_server.heads import MlpHead
+from reward_server.scoring import ClapReward
+from reward_server.small_clap import SmallClap
+from rlcap.algorithm.caption_ppo import CAPTIONER, build_algorithm
+from rlcap.algorithm.settings import RunPlan
+from rlcap.audio.arrow_store import ClipStore, write_clip_store
+from rlcap.audio.features import LogMelConfig
+from rlcap.config.algorithm import PPOConfig
+from rlcap.config.captioner import SamplingConfig
+from rlcap.config.cluster import ClusterConfig
+from rlcap.config.reward import ClapConfig
+from rlcap.config.training import TrainingConfig
+from rlcap.errors import CheckpointError
+from rlcap.soundscapes.world import render
+from rlcap.types import RewardBatch
+
+NUM_CLIPS = 10
+BATCHES_PER_UPDATE = 2
+TRAINING = TrainingConfig(clips_per_batch=4, batches_per_update=BATCHES_PER_UPDATE, samples_per_clip=3)
+
+
+class RewardHere:
+    """A reward model in the caption actor itself."""
+
+    def __init__(self, directory):
+        self._directory = directory
+        self._model = None
+
+    def score(self, request):
+        if self._model is None:
+            torch.manual_seed(0)
+            self._model = ClapReward.load(self._directory)
+        scores = self._model.score(self._model.embed_audio(request.clips), request.captions, request.clip_index)
+        return RewardBatch(scores, np.zeros(len(scores), dtype=bool), (), "small")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ray():
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory, make_captioner):
+    """Return a function that plans a run; all plans share clips, baseline and reward."""
+    tmp_path = tmp_path_factory.mktemp("plan")
+    write_clip_store(tmp_path / "clips.arrow", ((render(0, index)[0], "{}") for index in range(NUM_CLIPS)))
+    make_captioner(seed=1).save(tmp_path / "baseline")
+    config = ClapConfig(embedding_dim=16, audio_channels=[4, 4, 4, 4], num_segments=2, text_width=16, num_heads=2)
+    torch.manual_seed(0)
+    clap = SmallClap.for_captions(config, ["a dog barks", "then rain falls"], LogMelConfig())
+    ClapReward(clap, MlpHead(16, [8, 4])).save(tmp_path / "reward")
+
+    def make(*, seed=0, num_actors=2, **cluster):
+        actor = ActorPlan(
+            source=ClipStore(tmp_path / "clips.arrow"),
+            baseline=tmp_path / "baseline",
+            reward_client=RewardHere(tmp_path / "reward"),
+            sampling=SamplingConfig(max_new_tokens=8),
+            samples_per_clip=TRAINING.samples_per_clip,
+            num_threads=1,
+        )
+        ppo = PPOConfig(learning_rate=1e-3, value_learning_rate=1e-3, minibatch_size=6, num_epochs=1)
+        return RunPlan(actor, ppo, TRAINING, ClusterConfig(num_actors=num_actors, actor_cpus=0.5, **cluster), seed)
+
+    return make
+
+
+def train(algorithm, num_updates):
+    """Train on; return the metrics that do not depend on the clock, and the numbers of the batches used."""
+    metrics, batches = [], []
+    for _ in range(num_updates):
+        algorithm.train()
+        report = algorithm.last_report
+        metrics.append(
+            {k: v for k, v in report.metrics.items() if not k.startswith(("time/", "actors/")) and not k.endswith("_s")}
+        )
+        batches += [ray.get(ref).rollouts for ref in report.rollouts]
+    return metrics, batches
+
+
+def weights_of(algorithm, folder):
+    folder.mkdir()
+    algorithm.save_checkpoint(str(folder))
+    return {
+        f"{file.parent.name}/{file.name}/{name}": value
+        for file in sorted((folder / CAPTIONER).rglob("*.safetensors"))
+        for name, value in load_file(file).items()
+    }
+
+
+def assert_same_weights(one, other):
+    assert one.keys() == other.keys()
+    assert not [name for name in one if not torch.equal(one[name], other[name])]
+
+
+def assert_same_metrics(one, other):
+    assert [step.keys() for step in one] == [step.keys() for step in other]
+    for mine, theirs in zip(one, other, strict=True):
+        np.testing.assert_array_equal(list(mine.values()), list(theirs.values()))
+
+
+def process_ids(algorithm):
+    return ray.get([actor.apply.remote(lambda _: os.getpid()) for actor in algorithm._actors().values()])
+
+
+@pytest.fixture(scope="module")
+def whole_run(plan, tmp_path_factory):
+    """Metrics, rollouts, weights of four updates by two actors; after two of them, a checkpoint was written."""
+    folder = tmp_path_factory.mktemp("whole")
+    algorithm = build_algorithm(plan())
+    metrics, batches = train(algorithm, 2)
+    weights_of(algorithm, folder / "half")
+    later_metrics, later_batches = train(algorithm, 2)
+    weights = weights_of(algorithm, folder / "end")
+    algorithm.stop()
+    return metrics + later_metrics, batches + later_batches, weights, folder / "half"
+
+
+def test_every_update_has_its_batches_and_every_epoch_its_clips(whole_run):
+    _, batches, _, _ = whole_run
+    assert [batch.batch_index for batch in batches] == list(range(4 * BATCHES_PER_UPDATE))
+    assert [batch.policy_version for batch in batches] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert len(batches[0].captions) == 2 * TRAINING.samples_per_clip
+    epoch = [clip_id for batch in batches[: NUM_CLIPS // 2] for clip_id in batch.clip_ids]
+    assert len(set(epoch)) == NUM_CLIPS
+
+
+def test_the_same_seed_gives_the_same_weights_by_one_actor_that_dies_on_the_way(plan, whole_run, tmp_path):
+    metrics, _, weights, _ = whole_run
+    algorithm = build_algorithm(plan(num_actors=1))
+    try:
+        found, _ = train(algorithm, 1)
+        os.kill(process_ids(algorithm)[0], signal.SIGKILL)
+        found += train(algorithm, 3)[0]
+        assert algorithm.last_report.metrics["actors/lost_batches"] == 1
+        assert_same_metrics(found, metrics)
+        assert_same_weights(weights_of(algorithm, tmp_path / "again"), weights)
+    finally:
+        algorithm.stop()
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(plan, whole_run, tmp_path):
+    metrics, batches, weights, checkpoint = whole_run
+    algorithm = build_algorithm(plan())
+    try:
+        algorithm.load_checkpoint(str(checkpoint))
+        assert algorithm.num_updates_done == 2
+        rest, later_batches = train(algorithm, 2)
+        assert_same_weights(weights_of(algorithm, tmp_path / "resumed"), weights)
+    finally:
+        algorithm.stop()
+    assert_same_metrics(rest, metrics[2:])
+    assert [batch.batch_index for batch in later_batches] == list(range(4, 8))
+    for mine, theirs in zip(later_batches, batches[4:], strict=True):
+        assert np.array_equal(mine.tokens, theirs.tokens)
+        assert np.array_equal(mine.log_probs, theirs.log_probs)
+
+
+def test_another_seed_is_another_run_and_takes_no_checkpoint_of_another_stream(plan, whole_run, tmp_path):
+    metrics, _, _, checkpoint = whole_run
+    algorithm = build_algorithm(plan(num_actors=1, seed=1))
+    try:
+        assert train(algorithm, 1)[0] != metrics[:1]
+        with pytest.raises(CheckpointError, match="seed was 0 and is now 1"):
+            algorithm.load_checkpoint(str(checkpoint))
+        (tmp_path / "state.json").write_text("{")
+        with pytest.raises(CheckpointError, match="is no checkpoint of a run"):
+            algorithm.load_checkpoint(str(tmp_path))
+    finally:
+        algorithm.stop()
+
+
+def test_overlapped_rollouts_are_never_too_stale_and_actors_that_die_lose_no_batch(plan):
+    algorithm = build_algorithm(plan(max_staleness=1))
+    try:
+        _, batches = train(algorithm, 2)
+        for number in process_ids(algorithm)[:1]:
+            os.kill(number, signal.SIGKILL)
+        batches += train(algorithm, 2)[1]
+        ray.kill(list(algorithm._actors().values())[1], no_restart=False)
+        batches += train(algorithm, 3)[1]
+        lost = algorithm.last_report.metrics["actors/lost_batches"]
+    finally:
+        algorithm.stop()
+    assert [batch.batch_index for batch in batches] == list(range(7 * BATCHES_PER_UPDATE))
+    staleness = [batch.batch_index // BATCHES_PER_UPDATE - batch.policy_version for batch in batches]
+    assert set(staleness) == {0, 1}
+    assert lost > 0
