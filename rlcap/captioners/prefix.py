@@ -63,7 +63,7 @@ class PrefixCaptioner(Captioner):
         self.language_model = language_model
         width = language_model.config.hidden_size
         self.audio_tower = AudioTower(config.features.num_mels, config.encoder_channels)
-        self.audio_tower.requires_grad_(not config.freeze_encoder)
+        self.audio_tower.requires_grad_(not config.freeze_encoder).eval()  # a new module is in training mode
         # Norms halve the captions it takes to learn: the tower's channels differ in scale.
         self.segments_to_prefix = _normed_linear(self.audio_tower.width, width)
         self.clip_to_prefix = _normed_linear(2 * self.audio_tower.width, width)

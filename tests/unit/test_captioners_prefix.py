@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlcap.captioners.loading import load_captioner
+from rlcap.captioners.loading import build_prefix_captioner, load_captioner
+from rlcap.captioners.tokenizer import build_word_tokenizer
+from rlcap.config.captioner import CaptionerConfig
 from rlcap.errors import CheckpointError
 from rlcap.types import PolicyFeatures
 
@@ -121,6 +123,18 @@ def test_dropout_acts_in_training_only_and_the_tower_keeps_its_statistics(make_c
     assert not torch.equal(scored(captioner, clips, [0] * 4).log_probs, evaluated.log_probs)
     captioner.eval()
     assert torch.equal(scored(captioner, clips, [0] * 4).log_probs, evaluated.log_probs)
+
+
+def test_a_new_captioner_listens_without_changing_its_tower(make_clips):
+    tokenizer = build_word_tokenizer(["a dog barks"])
+    captioner = build_prefix_captioner(
+        CaptionerConfig(width=16, num_layers=1, num_heads=2), tokenizer, encoder_channels=(2, 2, 4, 4), dropout=0.1
+    )
+    before = {name: value.clone() for name, value in captioner.audio_tower.state_dict().items()}
+    alone, together = captioner.features(make_clips(1.0)), captioner.features(make_clips(1.0, 2.0))
+    assert all(torch.equal(value, before[name]) for name, value in captioner.audio_tower.state_dict().items())
+    num_steps = int(alone.frame_mask.sum())
+    np.testing.assert_allclose(alone.frames[0, :num_steps], together.frames[0, :num_steps], atol=1e-5)
 
 
 def test_captions_come_back_from_their_tokens(make_captioner):
