@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path, PurePosixPath
 
 from rlcap.audio.decoding import DecodeLimits
@@ -45,7 +46,8 @@ def open_audiocaps(config: DataConfig) -> FileSource:
 
     Rows of one clip become one record with all their captions. Files may be named `<id>`, `Y<id>`, or either with
     `_<start>` or `_<start>_<end>` behind it, in any subfolder; a clip without a file is quarantined when read. The
-    record's split is the name of its table.
+    clip id is the video's, with `_<start>` behind it where the tables know several clips of the video. The record's
+    split is the name of its table.
 
     Raises:
         DataError: root or tables are missing, empty, damaged, or lack a column, or no clip has a file.
@@ -65,8 +67,10 @@ def open_audiocaps(config: DataConfig) -> FileSource:
     if not any(paths):
         youtube_id, start = next(iter(clips))
         raise DataError(f"no audio file below {root} is named by a youtube_id, such as {youtube_id}_{start}.wav")
+    # The video alone, wherever that will do: judgements of AudioCaps captions often name no start time.
+    clips_of_video = Counter(youtube_id for youtube_id, _ in clips)
     records = ClipTable.from_columns(
-        [f"{youtube_id}_{start}" for youtube_id, start in clips],
+        [youtube_id if clips_of_video[youtube_id] == 1 else f"{youtube_id}_{start}" for youtube_id, start in clips],
         [path or f"{youtube_id}_{start}.wav" for path, (youtube_id, start) in zip(paths, clips, strict=True)],
         [[]] * len(clips),
         list(clips.values()),

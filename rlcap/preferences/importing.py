@@ -111,6 +111,8 @@ def _read_fense(path: Path) -> list[PreferencePair]:
     pairs = []
     for number, clip in enumerate(clips, start=1):
         clip_id = clip.get("audio_id") or clip.get("raw_name")
+        if not clip_id:
+            raise DataError(f"{path}, clip {number}: audio_id or raw_name must say which clip was judged, got neither")
         for key, judged in clip.items():
             category = key.split("_")[0]
             if category not in _FENSE_PREFIXES or judged is None:

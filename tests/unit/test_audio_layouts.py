@@ -63,7 +63,7 @@ def test_audiocaps_finds_files_by_any_usual_name(tmp_path, name):
     write_sound(tmp_path / f"train/{name}.wav")
     (tmp_path / "train.csv").write_text(AUDIOCAPS_HEADER + "1,abc,30,a dog barks\n")
     source = open_source(audiocaps(tmp_path))
-    assert source.record(0) == ClipRecord("abc_30", f"train/{name}.wav", (), ("a dog barks",), "train")
+    assert source.record(0) == ClipRecord("abc", f"train/{name}.wav", (), ("a dog barks",), "train")
     assert len(source.read([0])[0]) == 1
 
 
@@ -75,11 +75,19 @@ def test_audiocaps_gathers_captions_and_quarantines_what_was_not_found(tmp_path)
     assert [source.record(position) for position in range(3)] == [
         ClipRecord("-x_y_10", "-x_y_10.wav", (), ("one", "two"), "test"),
         ClipRecord("-x_y_20", "-x_y_20.wav", (), ("other",), "test"),
-        ClipRecord("gone_0", "gone_0.wav", (), ("lost",), "train"),
+        ClipRecord("gone", "gone_0.wav", (), ("lost",), "train"),
     ]
     clips, quarantined = source.read([0, 1, 2])
     assert len(clips) == 1
     assert [item.reason for item in quarantined] == ["missing file"] * 2
+
+
+def test_audiocaps_names_a_clip_by_its_video_and_by_its_start_only_where_the_video_has_several(tmp_path):
+    write_sound(tmp_path / "abc_30.wav")
+    (tmp_path / "train.csv").write_text(AUDIOCAPS_HEADER + "1,abc,30,one\n2,twice,10,two\n")
+    (tmp_path / "test.csv").write_text(AUDIOCAPS_HEADER + "3,twice,40,three\n")
+    source = open_source(audiocaps(tmp_path))
+    assert {source.record(position).clip_id for position in range(3)} == {"abc", "twice_10", "twice_40"}
 
 
 def test_audiocaps_without_any_file_says_what_names_are_expected(tmp_path):

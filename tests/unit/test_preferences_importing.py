@@ -65,7 +65,9 @@ def test_real_judgements_are_read_and_have_the_known_figures():
     path = Path("../shared/data/human_preferences/audiocaps_eval.json")
     if not path.is_file():
         pytest.skip("the human judgements of AudioCaps are not here")
-    found = summarise_pairs(import_pairs(path))
+    pairs = import_pairs(path)
+    assert {len(pair.clip_id) for pair in pairs} == {11}, "a video's id, as the clips of AudioCaps have it"
+    found = summarise_pairs(pairs)
     assert (found.num_pairs, found.num_clips) == (1671, 394)
     assert found.share_first == pytest.approx(0.8, abs=0.01)
 
@@ -84,6 +86,7 @@ def test_real_judgements_are_read_and_have_the_known_figures():
         ("t.csv", "clip_id,caption_a,caption_b\n", "holds no preferences"),
         ("t.parquet", "PAR", "cannot be read"),
         ("f.json", "{}", "must hold a JSON list of clips"),
+        ("f.json", '[{"HC": ["x", "y", "s", "t", [1]]}]', "clip 1: audio_id or raw_name must say which clip"),
         ("f.json", '[{"audio_id": "a", "HC": ["x", "y"]}]', "clip 1, HC: not enough values"),
         ("f.json", '[{"audio_id": "a", "HC": ["x", "y", "s", "t", [7]]}]', "clip 1, HC: votes must be"),
     ],
