@@ -34,7 +34,7 @@ The exit code is 1 where a split has no clip that can be used."""
 
 _MORE = """\
 examples:
-  rlcap data check experiment=esc10 data.root=ESC-50
+  rlcap data check experiment=esc10 data.root=recordings
   rlcap data check data.kind=folder data.root=recordings --limit 500
   rlcap data check data.kind=clotho data.root=clotho --quarantine bad.csv
 

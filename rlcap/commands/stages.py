@@ -24,7 +24,7 @@ reads:
 _SFT_MORE = """\
 examples:
   rlcap sft
-  rlcap sft experiment=esc10 data.root=ESC-50 sft.num_epochs=40
+  rlcap sft experiment=esc10 data.root=recordings sft.num_epochs=40
 
 settings most often changed:
   sft.num_epochs, sft.learning_rate
@@ -41,7 +41,7 @@ reads:
 _CLAP_MORE = """\
 examples:
   rlcap clap
-  rlcap clap experiment=esc10 data.root=ESC-50 reward.clap.num_epochs=40
+  rlcap clap experiment=esc10 data.root=recordings reward.clap.num_epochs=40
 
 settings most often changed:
   reward.clap.num_epochs, reward.clap.learning_rate
@@ -59,7 +59,7 @@ reads:
 _REWARD_MORE = """\
 examples:
   rlcap reward fit
-  rlcap reward fit experiment=esc10 data.root=ESC-50 reward.head.num_epochs=20
+  rlcap reward fit experiment=esc10 data.root=recordings reward.head.num_epochs=20
 
 settings most often changed:
   reward.head.kind=mlp|cosine|text_only          what turns embeddings into a score

@@ -229,6 +229,27 @@ def test_recordings_are_checked_before_a_run_needs_them(capsys: pytest.CaptureFi
     assert Path("bad.csv").read_text(encoding="utf-8").splitlines()[1].startswith("c.wav,")
 
 
+ESC_50 = ("data.root=ESC-50", "data.manifest=meta/esc50.csv", "data.audio_dir=audio", "data.path_column=filename",
+    "data.label_columns=[category]", 'data.keep_rows={esc10: ["True"]}')  # fmt: skip
+
+
+def test_esc10_reads_a_manifest_and_the_table_of_esc_50_where_its_columns_are_named(capsys: pytest.CaptureFixture[str]):
+    rows = [(f"{fold}-{esc10}.wav", fold, "dog", esc10) for fold in (1, 2, 3, 4, 5) for esc10 in (True, False)]
+    for name, *_ in rows:
+        write_tone(Path(f"ESC-50/audio/{name}"))
+    Path("ESC-50/meta").mkdir()
+    table = "filename,fold,category,esc10\n" + "".join(",".join(map(str, row)) + "\n" for row in rows)
+    Path("ESC-50/meta/esc50.csv").write_text(table, encoding="utf-8")
+    assert run(["data", "check", "data=esc10", *ESC_50]) == 0
+    assert capsys.readouterr().out.startswith("Decoded all 5 recordings; 5 can be used.")
+    assert run(["data", "check", "data=esc10", "data.root=ESC-50"]) == 1
+    assert "manifest.csv" in capsys.readouterr().err
+    manifest = "path,label,fold\n" + "".join(f"audio/{name},dog,{fold}\n" for name, fold, *_ in rows)
+    Path("ESC-50/manifest.csv").write_text(manifest, encoding="utf-8")
+    assert run(["data", "check", "experiment=esc10", "data.root=ESC-50"]) == 0
+    assert capsys.readouterr().out.startswith("Decoded all 10 recordings; 10 can be used.")
+
+
 def test_a_part_of_the_recordings_can_be_checked(capsys: pytest.CaptureFixture[str]):
     for index in range(9):
         write_tone(Path(f"clips/{index}.wav"))
