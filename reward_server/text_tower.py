@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from reward_server.transformer import TransformerLayer, masked_mean
+from rlcap.captioners.tokenizer import words_alone
 
 PAD, UNKNOWN, START = "[PAD]", "[UNK]", "[CLS]"
 
@@ -22,9 +23,7 @@ def build_word_tokenizer(captions: Sequence[str], max_words: int) -> PreTrainedT
     Every text begins with a start token, so that even an empty caption has something to pool.
     """
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\w\s']|_"), " ")]
-    )
+    tokenizer.normalizer = words_alone()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     counts: Counter[str] = Counter()
     for caption in captions:
