@@ -83,6 +83,11 @@ class ClipStore:
         """Return these clips, in order; nothing is ever quarantined."""
         return [self._clip(position) for position in positions], []
 
+    def clip_ids(self) -> tuple[str, ...]:
+        """Return the id of each clip, in order."""
+        batches = (self._file.get_batch(batch) for batch in range(self._file.num_record_batches))
+        return tuple(clip_id for batch in batches for clip_id in batch["clip_id"].to_pylist())
+
     def record_json(self, position: int) -> str:
         """Return what was written beside the clip at `position`."""
         batch, row = self._find(position)

@@ -52,12 +52,15 @@ reads, by the ending of FILE:
 
 writes:
   OUT                      Parquet, one row a pair; A and B change places at random (seeded),
-                           since files tend to name the better caption first"""
+                           since files tend to name the better caption first
+
+`rlcap reward fit` and `rlcap train` fit the reward model on it: reward.preferences=OUT"""
 
 _IMPORT_MORE = """\
 examples:
   rlcap prefs import votes.csv pairs.parquet
-  rlcap prefs import audiocaps_eval.json pairs.parquet"""
+  rlcap prefs import audiocaps_eval.json pairs.parquet
+  rlcap reward fit data=manifest data.root=recordings reward.preferences=pairs.parquet"""
 
 _STATS_DETAILS = """\
 Say what a set of preference pairs holds: how many, how decided, and how far its annotators agree with each other,

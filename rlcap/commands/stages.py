@@ -17,7 +17,7 @@ _SFT_DETAILS = f"""\
 Train the baseline captioner on clips with captions: what PPO starts from, and what win rates are against.
 
 reads:
-  the `captioned` split of the data
+  the `captioned` split of the data: clips with captions, or with labels from which captions are made
 
 {_KEPT}"""
 
@@ -34,7 +34,7 @@ _CLAP_DETAILS = f"""\
 Train the small CLAP: an audio and a text tower whose embeddings agree on clips and their captions.
 
 reads:
-  the `clap` split of the data
+  the `clap` split of the data: clips with captions, or with labels from which captions are made
 
 {_KEPT}"""
 
@@ -49,10 +49,11 @@ settings most often changed:
 
 _REWARD_DETAILS = f"""\
 Fit the reward model on pairwise preferences: a head over CLAP embeddings, by the Bradley-Terry loss. Stages that it
-needs (baseline, CLAP, preferences) run first where their results are not there yet.
+needs (CLAP, and for simulated preferences the baseline) run first where their results are not there yet.
 
 reads:
-  the `preference` split of the data, and the preference pairs over it
+  the `preference` split of the data, and the pairs over it: those of reward.preferences, or else the votes of
+  simulated annotators, who know each clip by its labels
 
 {_KEPT}"""
 
@@ -60,11 +61,13 @@ _REWARD_MORE = """\
 examples:
   rlcap reward fit
   rlcap reward fit experiment=esc10 data.root=recordings reward.head.num_epochs=20
+  rlcap reward fit data=manifest data.root=recordings reward.preferences=pairs.parquet
 
 settings most often changed:
   reward.head.kind=mlp|cosine|text_only          what turns embeddings into a score
   reward.head.finetune_towers=none|projections|all
-  reward.pairs_per_clip                          preference pairs asked of each clip"""
+  reward.preferences                             pairs that people have judged (`rlcap prefs import`)
+  reward.pairs_per_clip                          pairs that simulated annotators judge on each clip"""
 
 
 def register(commands: Commands) -> None:

@@ -46,14 +46,15 @@ _TRAIN_DETAILS = f"""\
 Run the whole job of an experiment: baseline, CLAP, preferences, reward model, PPO, evaluation, report.
 
 reads:
-  the clips of data.root (or the synthetic world), and checkpoints that captioner.checkpoint and reward.checkpoint name
+  the clips of data.root (or the synthetic world), and what captioner.checkpoint, reward.checkpoint and
+  reward.preferences name; experiment=esc10 reads data.root/manifest.csv with the columns path, label and fold
 
 {_WRITES}"""
 
 _TRAIN_MORE = """\
 examples:
-  rlcap train experiment=esc10 data.root=ESC-50
-  rlcap train experiment=esc10 data.root=ESC-50 algorithm.kl_coef=0.1 run_dir=runs/kl-0.1
+  rlcap train experiment=esc10 data.root=recordings
+  rlcap train experiment=esc10 data.root=recordings algorithm.kl_coef=0.1 run_dir=runs/kl-0.1
   rlcap train resume=true                        continue the latest run where it stopped
   rlcap train resume=true run_dir=runs/kl-0.1 training.num_updates=200
 
@@ -62,6 +63,7 @@ settings most often changed:
   data.kind, data.root            which recordings, in which layout
   captioner.checkpoint            the captioner to tune; empty: train a small one first
   reward.checkpoint               the reward model; empty: fit one first
+  reward.preferences              preference pairs of people to fit it on; empty: simulate annotators
   algorithm.kl_coef               how dearly it costs to leave the baseline
   cluster=local|ray               this machine, or a Ray cluster
   tracking.wandb, tracking.mlflow also log there"""

@@ -199,6 +199,8 @@ class RewardConfig(Section):
 
     checkpoint: str = ""
     """Reward model directory to serve; empty: train one."""
+    preferences: str = ""
+    """File of preference pairs to fit on, as `rlcap prefs import` writes it; empty: ask simulated annotators."""
     num_shards: int = 2
     """Actors that each own a part of the clips."""
     cache_mb: float = 256.0
@@ -212,14 +214,14 @@ class RewardConfig(Section):
     deterministic: bool = True
     """Whether each request is scored alone, so that other requests never change its last bits."""
     pairs_per_clip: int = 6
-    """Preference pairs judged on each clip of the `preference` split."""
+    """Preference pairs that simulated annotators judge on each clip of the `preference` split."""
     clap: ClapConfig = field(default_factory=ClapConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     text_terms: TextTermsConfig = field(default_factory=TextTermsConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
 
     def faults(self) -> Iterator[str]:
-        """Report values outside their range."""
+        """Report values outside their range, and preferences that are still to be imported."""
         yield from must_be_positive(
             num_shards=self.num_shards,
             timeout_s=self.timeout_s,
@@ -227,3 +229,8 @@ class RewardConfig(Section):
             pairs_per_clip=self.pairs_per_clip,
         )
         yield from must_not_be_negative(cache_mb=self.cache_mb, max_wait_ms=self.max_wait_ms)
+        if self.preferences and not self.preferences.endswith(".parquet"):
+            yield (
+                "preferences must name a .parquet file of pairs (turn others into one with `rlcap prefs import`), "
+                f"got {self.preferences}"
+            )

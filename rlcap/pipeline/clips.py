@@ -33,20 +33,70 @@ CAPTIONS_PER_RECORDING = 4
 CHUNK = 64
 SPLIT_STRIDE = 10**9
 """Distance between the first clips of two splits in the synthetic world: they never share one."""
+LABELLED_KINDS = (SourceKind.manifest, SourceKind.webdataset, SourceKind.parquet)
+_NEED_LABELS = {
+    Split.preference: ("the simulated annotators", "; or give the votes of people by reward.preferences"),
+    Split.heldout: ("the judges of the evaluation", ""),
+}
+"""Who needs the labels of a split, and how to do without."""
+_NEED_CAPTIONS = {
+    Split.captioned: ("the captioner", "; with captioner.checkpoint and training.supervised=false it is not"),
+    Split.clap: ("the small CLAP", ""),
+    Split.rl: (
+        "the supervised comparison",
+        "; PPO needs audio alone: training.supervised=false leaves the comparison out",
+    ),
+}
+"""Who is taught the captions of a split, and how to do without."""
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledClips:
-    """The clips of a split; PPO is given the source alone."""
+class SplitClips:
+    """The clips of a split, and what is known of them; PPO is given the source alone."""
 
+    split: Split
     source: AudioSource
-    scenes: tuple[Scene, ...]
-    """What happens in each clip: for annotators and judges."""
+    clip_ids: tuple[str, ...]
+    scenes: tuple[Scene | None, ...]
+    """What happens in each clip, as annotators and judges know it; None for a recording without labels."""
     captions: tuple[tuple[str, ...], ...]
-    """One or more true captions of each clip."""
+    """True captions of each clip; none for a recording with neither captions nor labels."""
     lexicon: Lexicon
+    """Of the labels of this split."""
     key: str
     """Hash of what these clips are."""
+    how_to_label: str
+    """What the user can set to give these clips labels."""
+
+    def known_scenes(self) -> tuple[Scene, ...]:
+        """What happens in each clip, for those who judge captions of the splits `preference` and `heldout`.
+
+        Raises:
+            DataError: a clip has no label.
+        """
+        who, instead = _NEED_LABELS[self.split]
+        for clip_id, scene in zip(self.clip_ids, self.scenes, strict=True):
+            if scene is None:
+                raise DataError(
+                    f"clip {clip_id} of the split {self.split.value} has no label, and {who} know a recording by its "
+                    f"labels: {self.how_to_label}{instead}"
+                )
+        return tuple(scene for scene in self.scenes if scene is not None)
+
+    def known_captions(self) -> tuple[tuple[str, ...], ...]:
+        """One or more true captions of each clip, for what is taught on the splits `captioned`, `clap` and `rl`.
+
+        Raises:
+            DataError: a clip has none.
+        """
+        who, instead = _NEED_CAPTIONS[self.split]
+        for clip_id, captions in zip(self.clip_ids, self.captions, strict=True):
+            if not captions:
+                raise DataError(
+                    f"clip {clip_id} of the split {self.split.value} has neither caption nor label, and {who} is "
+                    f"taught true captions: set data.caption_column, or {self.how_to_label}{instead}"
+                )
+        return self.captions
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +110,24 @@ class HeardClips:
     quarantined: tuple[Quarantined, ...]
 
 
-def open_split(config: DataConfig, split: Split, cache: StageCache) -> LabelledClips:
-    """Open the clips of a split, rendering soundscapes that are not there yet.
+def open_split(config: DataConfig, split: Split, cache: StageCache) -> SplitClips:
+    """Open the clips of a split with what is known of them, rendering soundscapes that are not there yet.
 
     Raises:
         DataError: the source or the split cannot be used.
     """
     if config.kind is SourceKind.soundscapes:
         return _open_soundscapes(config.soundscapes, split, cache)
-    return _label_recordings(select_split(open_source(config), config, split), config)
+    return _know_recordings(select_split(open_source(config), config, split), config, split)
 
 
 def open_audio(config: DataConfig, cache: StageCache) -> AudioSource:
-    """Open the audio of PPO, without its captions; `data.soundscapes.rl: 0` is an endless stream."""
-    if config.kind is SourceKind.soundscapes and config.soundscapes.rl == 0:
+    """Open the audio of PPO, without asking what is known of it; `data.soundscapes.rl: 0` is an endless stream."""
+    if config.kind is not SourceKind.soundscapes:
+        return select_split(open_source(config), config, Split.rl)
+    if config.soundscapes.rl == 0:
         return SoundscapeSource(config.soundscapes.seed, first=_first(Split.rl))
-    return open_split(config, Split.rl, cache).source
+    return _open_soundscapes(config.soundscapes, Split.rl, cache).source
 
 
 def hear(
@@ -128,10 +180,13 @@ def _first(split: Split) -> int:
     return list(Split).index(split) * SPLIT_STRIDE
 
 
-def _open_soundscapes(config: SoundscapesConfig, split: Split, cache: StageCache) -> LabelledClips:
+def _open_soundscapes(config: SoundscapesConfig, split: Split, cache: StageCache) -> SplitClips:
     size = getattr(config, split.value)
     if size == 0:
-        raise DataError("data.soundscapes.rl is 0, an endless stream: give a number for stages that need its captions")
+        raise DataError(
+            "data.soundscapes.rl is 0, an endless stream, and the supervised comparison is taught its captions: give a "
+            "number, or set training.supervised=false"
+        )
     lexicon = Lexicon.for_labels(LABELS)
     result = cache.get(
         f"clips-{split.value}",
@@ -140,8 +195,16 @@ def _open_soundscapes(config: SoundscapesConfig, split: Split, cache: StageCache
     )
     store = ClipStore(result.path / "clips.arrow")
     facts = [json.loads(store.record_json(position)) for position in range(len(store))]
-    scenes = tuple(Scene.from_json(json.dumps(fact["scene"])) for fact in facts)
-    return LabelledClips(store, scenes, tuple(tuple(fact["captions"]) for fact in facts), lexicon, result.key)
+    return SplitClips(
+        split=split,
+        source=store,
+        clip_ids=store.clip_ids(),
+        scenes=tuple(Scene.from_json(json.dumps(fact["scene"])) for fact in facts),
+        captions=tuple(tuple(fact["captions"]) for fact in facts),
+        lexicon=lexicon,
+        key=result.key,
+        how_to_label="",
+    )
 
 
 def _render(path: Path, config: SoundscapesConfig, split: Split, size: int) -> None:
@@ -173,23 +236,34 @@ def _render_chunk(job: tuple[int, int, int]) -> list[tuple[Clip, str]]:
     return clips
 
 
-def _label_recordings(source: RecordedSource, config: DataConfig) -> LabelledClips:
+def _know_recordings(source: RecordedSource, config: DataConfig, split: Split) -> SplitClips:
     records = [source.record(position) for position in range(len(source))]
-    unlabelled = next((record.path for record in records if not record.labels), None)
-    if unlabelled is not None:
-        raise DataError(
-            f"{unlabelled} has no label, and the simulated annotators and judges know a recording by its labels: "
-            f"set data.label_columns (now {config.label_columns})"
-        )
     lexicon = Lexicon.for_labels(sorted({label for record in records for label in record.labels}))
-    scenes = tuple(Scene.from_labels(map(canonical_label, record.labels)) for record in records)
+    scenes = tuple(
+        Scene.from_labels(map(canonical_label, record.labels)) if record.labels else None for record in records
+    )
     captions = tuple(
-        record.captions or _captions_from_labels(record.clip_id, scene, lexicon)
+        record.captions or (_captions_from_labels(record.clip_id, scene, lexicon) if scene else ())
         for record, scene in zip(records, scenes, strict=True)
     )
     facts: list[object] = [[record.clip_id, record.path, record.labels, record.captions] for record in records]
     facts.append([config.min_duration_s, config.max_duration_s, config.silence_dbfs, str(Path(config.root).resolve())])
-    return LabelledClips(source, scenes, captions, lexicon, _digest(json.dumps(facts)))
+    return SplitClips(
+        split=split,
+        source=source,
+        clip_ids=tuple(record.clip_id for record in records),
+        scenes=scenes,
+        captions=captions,
+        lexicon=lexicon,
+        key=_digest(json.dumps(facts)),
+        how_to_label=_how_to_label(config),
+    )
+
+
+def _how_to_label(config: DataConfig) -> str:
+    if config.kind in LABELLED_KINDS:
+        return f"set data.label_columns (now {config.label_columns})"
+    return f"list the clips in a table (data.kind=manifest) with data.label_columns, since {config.kind.value} has none"
 
 
 def _captions_from_labels(clip_id: str, scene: Scene, lexicon: Lexicon) -> tuple[str, ...]:

@@ -20,7 +20,8 @@ from rlcap.config.captioner import SamplingConfig
 from rlcap.config.training import EvaluationConfig
 from rlcap.evaluation.judges import JudgePanel
 from rlcap.evaluation.statistics import bootstrap_mean, describe_captions
-from rlcap.pipeline.clips import CHUNK, HeardClips, LabelledClips, hear
+from rlcap.pipeline.clips import CHUNK, HeardClips, SplitClips, hear
+from rlcap.soundscapes.scene import Scene
 from rlcap.types import Clip, Quarantined
 
 BASELINE, TUNED, SUPERVISED = "baseline", "tuned", "supervised"
@@ -38,13 +39,18 @@ class Comparison:
 
 def compare(
     captioners: Mapping[str, Path],
-    clips: LabelledClips,
+    clips: SplitClips,
     sampling: SamplingConfig,
     evaluation: EvaluationConfig,
     *,
     seed: int,
 ) -> Comparison:
-    """Compare the tuned captioner with each of the others: `baseline`, `supervised` and controls by any name."""
+    """Compare the tuned captioner with each of the others: `baseline`, `supervised` and controls by any name.
+
+    Raises:
+        DataError: a clip has no label to judge by, or none could be read.
+    """
+    scenes = clips.known_scenes()
     heard: HeardClips | None = None
     captions: dict[str, tuple[str, ...]] = {}
     for name, path in captioners.items():
@@ -52,7 +58,8 @@ def compare(
         heard = hear(clips.source, captioner.features, f"caption held-out clips ({name})")
         captions[name] = greedy_captions(captioner, heard, sampling.max_new_tokens)
     assert heard is not None
-    verdicts = _Verdicts(clips, heard.positions, captions, evaluation.num_bootstrap, seed)
+    panel, heard_scenes = JudgePanel(clips.lexicon), [scenes[position] for position in heard.positions]
+    verdicts = _Verdicts(panel, heard_scenes, captions, evaluation.num_bootstrap, seed)
     figures = {
         **verdicts.figures(),
         "mean_kl": _mean_kl(captioners, clips, sampling, seed),
@@ -91,14 +98,14 @@ class _Verdicts:
 
     def __init__(
         self,
-        clips: LabelledClips,
-        positions: Sequence[int],
+        panel: JudgePanel,
+        scenes: Sequence[Scene],
         captions: Mapping[str, Sequence[str]],
         num_bootstrap: int,
         seed: int,
     ) -> None:
-        self._panel = JudgePanel(clips.lexicon)
-        self._scenes = [clips.scenes[position] for position in positions]
+        self._panel = panel
+        self._scenes = scenes
         self._captions = captions
         self._num_bootstrap = num_bootstrap
         self._seed = seed
@@ -152,7 +159,7 @@ class _Verdicts:
 
 
 @torch.inference_mode()
-def _mean_kl(captioners: Mapping[str, Path], clips: LabelledClips, sampling: SamplingConfig, seed: int) -> float:
+def _mean_kl(captioners: Mapping[str, Path], clips: SplitClips, sampling: SamplingConfig, seed: int) -> float:
     """KL(tuned || baseline) of whole captions in nats, by one sampled caption a clip."""
     tuned, baseline = load_captioner(captioners[TUNED]), load_captioner(captioners[BASELINE])
     generator = torch.Generator().manual_seed(seed)
@@ -182,7 +189,7 @@ def _mean_kl(captioners: Mapping[str, Path], clips: LabelledClips, sampling: Sam
 
 
 def _rows(
-    clips: LabelledClips,
+    clips: SplitClips,
     positions: Sequence[int],
     captions: Mapping[str, Sequence[str]],
     verdicts: _Verdicts,

@@ -54,6 +54,7 @@ class _MainJob:
 
     def run(self) -> None:
         """Run all of it and write the summary."""
+        self._stages.check_data()
         baseline, reward = self._stages.baseline.path, self._reward()
         captioners = {BASELINE: baseline}
         if self._config.training.supervised:

@@ -1,6 +1,9 @@
-"""Preference pairs of the baseline's captions, judged by simulated annotators."""
+"""Preference pairs: the baseline's captions, judged by simulated annotators, or what people have judged."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,10 +11,11 @@ import torch
 from actors.sampler import sample_captions
 from rlcap.captioners.captioner import Captioner
 from rlcap.config.captioner import SamplingConfig
-from rlcap.pipeline.clips import CHUNK, HeardClips, LabelledClips
-from rlcap.pipeline.progress import progress_bar
+from rlcap.errors import DataError
+from rlcap.pipeline.clips import CHUNK, HeardClips, SplitClips
+from rlcap.pipeline.progress import announce, progress_bar
 from rlcap.preferences.annotators import Annotators
-from rlcap.preferences.pairs import PreferencePair
+from rlcap.preferences.pairs import PreferencePair, read_pairs
 
 SOURCE = "baseline"
 
@@ -19,14 +23,18 @@ SOURCE = "baseline"
 def simulate_preferences(
     captioner: Captioner,
     heard: HeardClips,
-    clips: LabelledClips,
+    clips: SplitClips,
     pairs_per_clip: int,
     sampling: SamplingConfig,
     *,
     seed: int,
 ) -> list[PreferencePair]:
-    """Sample captions in pairs for every clip and let the annotators vote; pairs of equal captions are left out."""
-    annotators = Annotators(clips.lexicon)
+    """Sample captions in pairs for every clip and let the annotators vote; pairs of equal captions are left out.
+
+    Raises:
+        DataError: a clip has no label.
+    """
+    annotators, scenes = Annotators(clips.lexicon), clips.known_scenes()
     rng = np.random.default_rng([seed, 2])
     pairs: list[PreferencePair] = []
     chunks = torch.arange(len(heard.clip_ids)).split(CHUNK)
@@ -34,7 +42,7 @@ def simulate_preferences(
         for chunk in chunks:
             captions = _sample(captioner, heard, chunk, 2 * pairs_per_clip, sampling, seed)
             for row, index in enumerate(chunk.tolist()):
-                scene = clips.scenes[heard.positions[index]]
+                scene = scenes[heard.positions[index]]
                 mine = captions[row * 2 * pairs_per_clip : (row + 1) * 2 * pairs_per_clip]
                 for caption_a, caption_b in zip(mine[::2], mine[1::2], strict=True):
                     if caption_a != caption_b:
@@ -42,6 +50,32 @@ def simulate_preferences(
                         pairs.append(PreferencePair(heard.clip_ids[index], caption_a, caption_b, votes, SOURCE, SOURCE))
             advance(f"{len(pairs)} pairs")
     return pairs
+
+
+def read_given_pairs(path: Path, clips: SplitClips) -> list[PreferencePair]:
+    """Read the pairs of a file that are about these clips; announce how many are about others.
+
+    Raises:
+        DataError: the file is missing, damaged or empty, or none of its pairs is about these clips.
+    """
+    given = read_pairs(path)
+    if not given:
+        raise DataError(f"{path} holds no preference pairs")
+    if {pair.clip_id for pair in given}.isdisjoint(clips.clip_ids):
+        raise DataError(
+            f"none of the {len(given)} preference pairs in {path} is about a clip of the split {clips.split.value}: "
+            f"clip ids must be the same, and are such as {given[0].clip_id!r} there and {clips.clip_ids[0]!r} here"
+        )
+    return keep_pairs(given, clips.clip_ids, f"their clips are not in the split {clips.split.value}")
+
+
+def keep_pairs(pairs: Sequence[PreferencePair], clip_ids: Sequence[str], why_not: str) -> list[PreferencePair]:
+    """Keep the pairs of these clips; announce how many others there are, and why they are left out."""
+    known = set(clip_ids)
+    kept = [pair for pair in pairs if pair.clip_id in known]
+    if len(kept) < len(pairs):
+        announce(f"{len(pairs) - len(kept)} of {len(pairs)} preference pairs are left out: {why_not}")
+    return kept
 
 
 @torch.inference_mode()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -24,8 +26,8 @@ from rlcap.config.captioner import SftConfig
 from rlcap.config.data import Split
 from rlcap.config.reward import HeadKind
 from rlcap.config.run import RunConfig
-from rlcap.pipeline.clips import HeardClips, LabelledClips, hear, join_features, open_split
-from rlcap.pipeline.preference_pairs import simulate_preferences
+from rlcap.pipeline.clips import HeardClips, SplitClips, hear, join_features, open_split
+from rlcap.pipeline.preference_pairs import keep_pairs, read_given_pairs, simulate_preferences
 from rlcap.pipeline.progress import progress_bar
 from rlcap.pipeline.stage_cache import StageCache, StageResult
 from rlcap.preferences.pairs import read_pairs, write_pairs
@@ -44,23 +46,44 @@ class Stages:
         self.cache = StageCache(Path(config.cache_dir))
         self.results: dict[str, StageResult] = {}
         self.quarantined: list[Quarantined] = []
-        self._clips: dict[Split, LabelledClips] = {}
+        self._clips: dict[Split, SplitClips] = {}
 
-    def clips(self, split: Split) -> LabelledClips:
-        """The clips of a split, with scenes and captions."""
+    def clips(self, split: Split) -> SplitClips:
+        """The clips of a split, with what is known of them."""
         if split not in self._clips:
             self._clips[split] = open_split(self.config.data, split, self.cache)
         return self._clips[split]
+
+    def check_data(self) -> None:
+        """Refuse what a later stage of the whole job could not use, before the first one begins.
+
+        Raises:
+            DataError: the clips of a split lack captions or labels that are needed, or given pairs cannot be used.
+        """
+        training, captioner, reward = self.config.training, self.config.captioner, self.config.reward
+        fits_a_reward = training.controls or not reward.checkpoint
+        if training.supervised or not captioner.checkpoint:
+            self.clips(Split.captioned).known_captions()
+        if fits_a_reward or not captioner.checkpoint:
+            self.clips(Split.clap).known_captions()
+        if fits_a_reward and reward.preferences:
+            _ = self.given_preferences
+        elif fits_a_reward:
+            self.clips(Split.preference).known_scenes()
+        if training.supervised:
+            self.clips(Split.rl).known_captions()
+        self.clips(Split.heldout).known_scenes()
 
     @cached_property
     def clap(self) -> StageResult:
         """The small CLAP, trained on the captions of the `clap` split."""
         clips = self.clips(Split.clap)
+        known = clips.known_captions()
         config = replace(self.config.reward.clap, seed=self.config.seed)
 
         def build(path: Path) -> None:
             heard = self._hear(clips, LogMel(LogMelConfig()), "listen (clap)")
-            captions = [clips.captions[position][0] for position in heard.positions]
+            captions = [known[position][0] for position in heard.positions]
             with progress_bar("train the small CLAP", config.num_epochs) as advance:
                 clap, metrics = train_clap(
                     heard.features, captions, config, lambda progress: advance(f"loss {progress.train_loss:.2f}")
@@ -83,13 +106,14 @@ class Stages:
                 lambda path: load_captioner(source).save(path),
             )
         clips = self.clips(Split.captioned)
+        captions = [*chain.from_iterable(clips.known_captions())]
 
         def build(path: Path) -> None:
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed)
                 captioner = build_prefix_captioner(
                     config.captioner,
-                    build_word_tokenizer(vocabulary(clips.lexicon)),
+                    build_word_tokenizer([*vocabulary(clips.lexicon), *captions]),
                     encoder_channels=config.reward.clap.audio_channels,
                     dropout=config.sft.dropout,
                 )
@@ -100,10 +124,24 @@ class Stages:
         facts = {"clips": clips.key, "clap": self.clap.key, "captioner": config.captioner, "sft": config.sft}
         return self._run("baseline", {**facts, "sampling": config.sampling, "seed": config.seed}, build)
 
-    @cached_property
+    @property
     def preferences(self) -> StageResult:
+        """Pairs of captions with votes on them, of people where there are any."""
+        return self.given_preferences if self.config.reward.preferences else self.simulated_preferences
+
+    @cached_property
+    def given_preferences(self) -> StageResult:
+        """A copy of the pairs in `reward.preferences` that are about clips of the `preference` split."""
+        source, clips = Path(self.config.reward.preferences), self.clips(Split.preference)
+        pairs = read_given_pairs(source, clips)
+        facts: dict[str, object] = {"clips": clips.key, "pairs": hashlib.sha256(source.read_bytes()).hexdigest()}
+        return self._run("preferences-given", facts, lambda path: write_pairs(pairs, path / PAIRS_FILE))
+
+    @cached_property
+    def simulated_preferences(self) -> StageResult:
         """Pairs of the baseline's captions, judged by the simulated annotators."""
         clips = self.clips(Split.preference)
+        clips.known_scenes()  # before the stages that this one needs
         pairs_per_clip = self.config.reward.pairs_per_clip
 
         def build(path: Path) -> None:
@@ -125,7 +163,9 @@ class Stages:
 
         def build(path: Path) -> None:
             heard = self._hear(clips, LogMel(LogMelConfig()), f"listen ({kind.value} reward)")
-            clap, pairs = SmallClap.load(self.clap.path), read_pairs(self.preferences.path / PAIRS_FILE)
+            pairs = read_pairs(self.preferences.path / PAIRS_FILE)
+            pairs = keep_pairs(pairs, heard.clip_ids, "their clips could not be read")
+            clap = SmallClap.load(self.clap.path)
             with progress_bar(f"fit the {kind.value} reward", config.num_epochs) as advance:
                 fitted = fit_preferences(
                     clap,
@@ -138,7 +178,7 @@ class Stages:
             ClapReward(fitted.clap, fitted.head, terms, sigmoid_output=config.sigmoid_output).save(path)
             (path / METRICS_FILE).write_text(json.dumps(asdict(fitted.metrics), indent=2))
 
-        facts = {"clap": self.clap.key, "pairs": self.preferences.key, "head": config, "terms": terms}
+        facts = {"pairs": self.preferences.key, "clap": self.clap.key, "head": config, "terms": terms}
         return self._run(f"reward-{kind.value}", facts, build)
 
     @cached_property
@@ -168,13 +208,10 @@ class Stages:
         facts = {"baseline": self.baseline.key, "captioned": captioned.key, "rl": rl.key, "sft": sft}
         return self._run("supervised", {**facts, "seed": self.config.seed}, build)
 
-    def _supervise(
-        self, captioner: Captioner, splits: list[LabelledClips], config: SftConfig, description: str
-    ) -> None:
+    def _supervise(self, captioner: Captioner, splits: list[SplitClips], config: SftConfig, description: str) -> None:
+        known = [clips.known_captions() for clips in splits]
         heard = [self._hear(clips, captioner.features, "listen (captioned)") for clips in splits]
-        captions = [
-            clips.captions[position] for clips, some in zip(splits, heard, strict=True) for position in some.positions
-        ]
+        captions = [mine[position] for mine, some in zip(known, heard, strict=True) for position in some.positions]
         with progress_bar(description, config.num_epochs) as advance:
             supervise(
                 captioner,
@@ -186,7 +223,7 @@ class Stages:
             )
 
     def _hear(
-        self, clips: LabelledClips, make_features: Callable[[Sequence[Clip]], PolicyFeatures], description: str
+        self, clips: SplitClips, make_features: Callable[[Sequence[Clip]], PolicyFeatures], description: str
     ) -> HeardClips:
         heard = hear(clips.source, make_features, description)
         self.quarantined += heard.quarantined
@@ -206,7 +243,7 @@ def run_stage(config: RunConfig, name: str) -> Path:
     if name == "sft":
         return stages.baseline.path
     if name == "prefs":
-        return stages.preferences.path
+        return stages.simulated_preferences.path
     if name == "reward":
         return stages.reward(config.reward.head.kind).path
     raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {name!r}")

@@ -1,0 +1,115 @@
+"""The stages before PPO on a handful of recordings, at their smallest."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from rlcap.captioners.loading import load_captioner
+from rlcap.config.load import load_config
+from rlcap.config.reward import HeadKind
+from rlcap.errors import ConfigError, DataError
+from rlcap.pipeline.stages import PAIRS_FILE, Stages
+from rlcap.preferences.pairs import PreferencePair, read_pairs, write_pairs
+
+NUM_CLIPS = 24
+SPLITS = "data.splits={captioned: [a], clap: [a], preference: [b], rl: [b], heldout: [c]}"
+
+
+@pytest.fixture
+def stages(tmp_path: Path):
+    """Return a function that makes the stages of 24 recordings: half captioned by people, half without a word."""
+    rows = []
+    for index in range(NUM_CLIPS + 1):
+        split = "c" if index == NUM_CLIPS else "ab"[index % 2]
+        text = f"A Flute, playing no. {index}." if split == "a" else ""
+        rows.append((f"{index}.wav", "flute" if split == "c" else "", f'"{text}"', split))
+        soundfile.write(tmp_path / f"{index}.wav", 0.3 * np.sin(np.arange(8_000) * (index + 1) / 50), 16_000)
+    table = "path,label,text,part\n" + "".join(",".join(row) + "\n" for row in rows)
+    (tmp_path / "manifest.csv").write_text(table, encoding="utf-8")
+    columns = ["data.label_columns=[label]", "data.caption_column=text", "data.split_column=part"]
+    places = [f"data.root={tmp_path}", f"cache_dir={tmp_path}/cache"]
+
+    def make(*settings: str) -> Stages:
+        return Stages(load_config(["experiment=smoke", "data.kind=manifest", *places, *columns, SPLITS, *settings]))
+
+    return make
+
+
+def votes(clip_ids: list[str]) -> list[PreferencePair]:
+    return [PreferencePair(clip_id, f"a flute {rank}", "flute", (1,)) for clip_id in clip_ids for rank in range(3)]
+
+
+def preference_ids() -> list[str]:
+    return [f"{index}.wav" for index in range(1, NUM_CLIPS, 2)]
+
+
+def test_a_baseline_knows_the_words_that_people_have_written(stages):
+    captioner = load_captioner(stages().baseline.path)
+    words = set(captioner.tokenizer.get_vocab())
+    assert {"flute", "playing", "no", "22"} <= words
+    assert not words & {"A", "Flute,", "no.", "1"}
+
+
+def test_the_votes_of_people_make_a_reward_model_without_labels_or_a_baseline(stages, tmp_path, capfd):
+    strangers = ["elsewhere.wav", "0.wav"]
+    write_pairs(votes([*preference_ids(), *strangers]), tmp_path / "pairs.parquet")
+    some = stages(f"reward.preferences={tmp_path}/pairs.parquet")
+    result = some.reward(HeadKind.mlp)
+    told = " ".join(capfd.readouterr().err.split())
+    assert "6 of 42 preference pairs are left out: their clips are not in the split preference" in told
+    assert {pair.clip_id for pair in read_pairs(some.preferences.path / PAIRS_FILE)} == set(preference_ids())
+    metrics = json.loads((result.path / "metrics.json").read_text())
+    assert sum(metrics[f"num_{part}_pairs"] for part in ("train", "validation", "heldout")) == 36
+    assert set(some.results) == {"clap", "preferences-given", "reward-mlp"}
+
+
+def test_pairs_of_clips_that_cannot_be_read_are_left_out_of_the_fit_and_counted(stages, tmp_path, capfd):
+    write_pairs(votes(preference_ids()), tmp_path / "pairs.parquet")
+    (tmp_path / "1.wav").write_bytes(b"no audio")
+    some = stages(f"reward.preferences={tmp_path}/pairs.parquet")
+    some.reward(HeadKind.mlp)
+    told = " ".join(capfd.readouterr().err.split())
+    assert "3 of 36 preference pairs are left out: their clips could not be read" in told
+
+
+def test_given_pairs_are_kept_by_their_content(stages, tmp_path):
+    path = tmp_path / "pairs.parquet"
+    write_pairs(votes(preference_ids()), path)
+    first = stages(f"reward.preferences={path}").preferences
+    write_pairs(votes(preference_ids()), path)
+    assert stages(f"reward.preferences={path}").preferences.cached
+    write_pairs(votes(preference_ids()[:-1]), path)
+    assert stages(f"reward.preferences={path}").preferences.path != first.path
+
+
+def test_pairs_of_other_clips_and_files_that_are_not_there_are_refused_at_launch(stages, tmp_path):
+    quick = ("training.supervised=false", f"reward.preferences={tmp_path}/pairs.parquet")
+    with pytest.raises(DataError, match="cannot be read"):
+        stages(*quick).check_data()
+    write_pairs([], tmp_path / "pairs.parquet")
+    with pytest.raises(DataError, match="holds no preference pairs"):
+        stages(*quick).check_data()
+    write_pairs(votes(["elsewhere"]), tmp_path / "pairs.parquet")
+    fault = r"none of the 3 preference pairs .* of the split preference: .* 'elsewhere' there and '1.wav' here"
+    with pytest.raises(DataError, match=fault):
+        stages(*quick).check_data()
+    with pytest.raises(ConfigError, match=r"reward\.preferences must name a \.parquet file"):
+        stages("reward.preferences=votes.csv")
+
+
+def test_data_that_a_later_stage_cannot_use_is_refused_at_launch(stages, tmp_path):
+    write_pairs(votes(preference_ids()), tmp_path / "pairs.parquet")
+    given = f"reward.preferences={tmp_path}/pairs.parquet"
+    with pytest.raises(DataError, match=r"1\.wav of the split preference has no label"):
+        stages().check_data()
+    with pytest.raises(DataError, match=r"1\.wav of the split rl has neither .* training\.supervised=false"):
+        stages(given).check_data()
+    stages(given, "training.supervised=false").check_data()
+    with pytest.raises(DataError, match=r"24\.wav of the split heldout has no label"):
+        stages(given, "training.supervised=false", "data.label_columns=[]").check_data()
+    with pytest.raises(DataError, match=r"0\.wav of the split captioned has neither caption nor label"):
+        stages(given, "data.caption_column=''").check_data()
+    assert not list((tmp_path / "cache").glob("clap-*"))
