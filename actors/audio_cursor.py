@@ -61,6 +61,11 @@ class AudioCursor:
         self._shuffled_epoch = -1
         self._permutation = np.empty(0, dtype=np.int64)
 
+    @property
+    def num_clips(self) -> int:
+        """Clips of the source."""
+        return self._num_clips
+
     def next(self) -> CursorBatch:
         """Return the next batch and step over it."""
         batch = self.batch(self._next_batch)

@@ -10,7 +10,6 @@ from actors.audio_cursor import CursorBatch
 from actors.sampler import sample_captions
 from rlcap.captioners.captioner import Captioner
 from rlcap.config.captioner import SamplingConfig
-from rlcap.errors import DataError
 from rlcap.protocols import AudioSource, RewardClient
 from rlcap.types import Clip, Quarantined, RewardRequest, RolloutBatch, ScoredRollouts
 
@@ -19,7 +18,8 @@ from rlcap.types import Clip, Quarantined, RewardRequest, RolloutBatch, ScoredRo
 class ActorResult:
     """What one cursor batch became."""
 
-    scored: ScoredRollouts
+    scored: ScoredRollouts | None
+    """None where no clip of the batch could be used."""
     quarantined: tuple[Quarantined, ...]
     audio_s: float
     """Seconds of audio heard."""
@@ -48,14 +48,10 @@ class CaptionActor:
         self._samples_per_clip = samples_per_clip
 
     def caption(self, batch: CursorBatch, policy_version: int) -> ActorResult:
-        """Sample and score the group of every clip at these positions.
-
-        Raises:
-            DataError: none of the clips could be read.
-        """
+        """Sample and score the group of every clip at these positions that can be used."""
         clips, quarantined = self._source.read(batch.positions)
         if not clips:
-            raise DataError(f"none of the {len(batch.positions)} clips of batch {batch.batch_index} could be read")
+            return ActorResult(None, tuple(quarantined), audio_s=0.0)
         rollouts = self._sample(clips, batch, policy_version)
         request = RewardRequest(tuple(clips), rollouts.captions, rollouts.clip_index)
         scored = ScoredRollouts(rollouts, self._reward_client.score(request))

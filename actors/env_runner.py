@@ -50,10 +50,10 @@ class RolloutInfo:
 
     policy_version: int
     num_captions: int
+    """0 where no clip of the batch could be used: then there are no rollouts."""
     audio_s: float
     """Seconds of audio heard."""
     wall_s: float
-    reward_version: str
     quarantined: tuple[Quarantined, ...]
 
 
@@ -76,7 +76,7 @@ class CaptionEnvRunner(EnvRunner):
 
     def caption(
         self, batch: CursorBatch, policy_version: int, weights: FlatWeights
-    ) -> tuple[ScoredRollouts, RolloutInfo]:
+    ) -> tuple[ScoredRollouts | None, RolloutInfo]:
         """Caption one cursor batch with these weights, loading them when their version is new.
 
         Called with two returns: the rollouts stay in the object store, the info goes to the driver.
@@ -88,10 +88,9 @@ class CaptionEnvRunner(EnvRunner):
         result = self._actor.caption(batch, policy_version)
         info = RolloutInfo(
             policy_version=policy_version,
-            num_captions=len(result.scored.rollouts.captions),
+            num_captions=len(result.scored.rollouts.captions) if result.scored else 0,
             audio_s=result.audio_s,
             wall_s=time.monotonic() - start,
-            reward_version=result.scored.rewards.reward_version,
             quarantined=result.quarantined,
         )
         return result.scored, info

@@ -68,7 +68,7 @@ class CaptionPPO(Algorithm):
         self._update = 0
         self.check_interrupt = lambda: None
         self._policy = load_captioner(self._plan.baseline)
-        self._start_pipeline(learner_weights(self.learner_group))
+        self._start_pipeline(learner_weights(self.learner_group), self._new_cursor())
 
     def training_step(self) -> None:
         """Collect one update's rollouts, train on them, publish the new weights."""
@@ -82,8 +82,11 @@ class CaptionPPO(Algorithm):
         timings = _timings(batches, waited_s=collected - start, wall_s=done - start, update_s=done - collected)
         self.last_report = UpdateReport(
             update=self._update,
-            metrics={**result.metrics, **timings, "actors/lost_batches": float(self._pipeline.num_lost)},
-            quarantined=tuple(item for batch in batches for item in batch.info.quarantined),
+            metrics={**result.metrics, **timings, **self._batch_counts()},
+            quarantined=(
+                *self._pipeline.take_quarantined(),
+                *(item for batch in batches for item in batch.info.quarantined),
+            ),
             rollouts=tuple(batch.rollouts for batch in batches),
         )
         for name, value in self.last_report.metrics.items():
@@ -94,7 +97,8 @@ class CaptionPPO(Algorithm):
         directory = Path(checkpoint_dir)
         self._policy.save(directory / CAPTIONER)
         save_learners(self.learner_group, directory / LEARNER)
-        state = {"update": self._update, "cursor": self._cursor_at(self._update).state_dict()}
+        cursor = self._cursor_at(self._pipeline.next_batch)
+        state = {"update": self._update, "cursor": cursor.state_dict()}
         (directory / STATE).write_text(json.dumps(state, indent=2) + "\n")
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
@@ -109,8 +113,9 @@ class CaptionPPO(Algorithm):
             self._update = int(state["update"])
         except (OSError, ValueError, KeyError, TypeError) as damage:
             raise CheckpointError(f"{directory} is no checkpoint of a run: {damage}") from damage
-        self._new_cursor().load_state_dict(state["cursor"])  # refuses another stream
-        self._start_pipeline(load_learners(self.learner_group, directory / LEARNER))
+        cursor = self._new_cursor()
+        cursor.load_state_dict(state["cursor"])  # refuses another stream
+        self._start_pipeline(load_learners(self.learner_group, directory / LEARNER), cursor)
 
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:  # noqa: ARG002
         """Leave restarts to Ray: requests carry all that a restarted actor needs."""
@@ -134,11 +139,11 @@ class CaptionPPO(Algorithm):
             return
         self._logdir = tempfile.mkdtemp(prefix="rlcap-")
 
-    def _start_pipeline(self, result: LearnerResult) -> None:
+    def _start_pipeline(self, result: LearnerResult, cursor: AudioCursor) -> None:
         training, cluster = self._plan.training, self._plan.cluster
         self._pipeline = RolloutPipeline(
             self._actors(),
-            self._cursor_at(self._update),
+            cursor,
             batches_per_update=training.batches_per_update,
             max_staleness=cluster.max_staleness,
             timeout_s=cluster.rollout_timeout_s,
@@ -159,13 +164,17 @@ class CaptionPPO(Algorithm):
         clips_per_request = self._plan.training.clips_per_batch // self._plan.training.batches_per_update
         return AudioCursor(len(self._plan.actor.source), clips_per_request, self._plan.seed)
 
-    def _cursor_at(self, update: int) -> AudioCursor:
-        """Return the stream as it stands when `update` updates have used their batches and nothing is in flight."""
+    def _cursor_at(self, next_batch: int) -> AudioCursor:
+        """Return the stream as it stands before a batch, with nothing in flight."""
         cursor = self._new_cursor()
-        state = cursor.state_dict()
-        state["next_batch"] = update * self._plan.training.batches_per_update
-        cursor.load_state_dict(state)
+        cursor.load_state_dict({**cursor.state_dict(), "next_batch": next_batch})
         return cursor
+
+    def _batch_counts(self) -> dict[str, float]:
+        return {
+            "actors/lost_batches": float(self._pipeline.num_lost),
+            "actors/skipped_batches": float(self._pipeline.num_skipped),
+        }
 
 
 def build_algorithm(plan: RunPlan) -> CaptionPPO:

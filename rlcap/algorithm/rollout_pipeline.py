@@ -1,8 +1,10 @@
 """Keeps the actors busy with cursor batches, and hands the learner each update's rollouts.
 
-Update u trains on batches u * R to (u + 1) * R - 1 of the audio stream, whoever captions them and in whatever order
-they come back. A batch may be asked for once its update lies at most `max_staleness` versions ahead of the policy: so
-the bound holds by construction, and with 0 the run is synchronous.
+An update trains on the next R batches of the audio stream, whoever captions them and in whatever order they come back;
+a batch of which no clip can be used is skipped, and the one behind it moves up. That depends on the clips alone.
+
+A batch may be asked for once its update lies at most `max_staleness` versions ahead of the policy: so the bound holds by
+construction, and with 0 the run is synchronous.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.audio_cursor import AudioCursor, CursorBatch
 from actors.env_runner import RolloutInfo
 from rlcap.algorithm.attendance import Attendance
-from rlcap.errors import ActorLostError, RlcapError
+from rlcap.errors import ActorLostError, DataError, RlcapError
+from rlcap.types import Quarantined
 
 log = logging.getLogger(__name__)
 
@@ -72,36 +75,58 @@ class RolloutPipeline:
         self._in_flight: dict[ray.ObjectRef, _Request] = {}
         self._waiting: list[tuple[CursorBatch, int]] = []  # lost batches, with their next attempt
         self._ready: dict[int, CollectedBatch] = {}
+        self._awaited: list[int] = []  # batches asked for and neither handed out nor skipped, in stream order
+        self._unusable: set[int] = set()  # positions of the batches skipped since a clip could be used
+        self._quarantined: list[Quarantined] = []
         self._upcoming = cursor.next()
+        self._update = 0
         self._version = 0
         self._weights: ray.ObjectRef | None = None
         self.num_lost = 0
+        self.num_skipped = 0
+        self.next_batch = self._upcoming.batch_index
+        """The first batch of the stream that no update handed out so far has used."""
 
     def publish(self, policy_version: int, weights: ray.ObjectRef) -> None:
         """Answer all further requests with these weights."""
         self._version, self._weights = policy_version, weights
 
     def collect(self, update: int) -> list[CollectedBatch]:
-        """Wait for all batches of an update, in stream order.
+        """Wait for all batches of an update, in stream order; updates are asked for one after another.
 
         Raises:
             ActorLostError: one batch was lost `MAX_ATTEMPTS` times, or no actor came back.
+            DataError: no clip of the source can be used.
             RlcapError: what an actor raised.
         """
-        wanted = range(update * self._batches_per_update, (update + 1) * self._batches_per_update)
-        while any(index not in self._ready for index in wanted):
+        self._update = update
+        while not self._has_update():
             self._submit()
             self._receive()
             self._check_interrupt()
+        handed_out = self._awaited[: self._batches_per_update]
+        del self._awaited[: self._batches_per_update]
+        self.next_batch = handed_out[-1] + 1
+        self._update += 1
         self._submit()  # the actors go on while the learner updates
-        return [self._ready.pop(index) for index in wanted]
+        return [self._ready.pop(index) for index in handed_out]
+
+    def take_quarantined(self) -> list[Quarantined]:
+        """Return the clips of batches that were skipped since the last call."""
+        taken, self._quarantined = self._quarantined, []
+        return taken
+
+    def _has_update(self) -> bool:
+        wanted = self._awaited[: self._batches_per_update]
+        return len(wanted) == self._batches_per_update and all(index in self._ready for index in wanted)
 
     def _submit(self) -> None:
         while (actor_id := self._idlest_actor()) is not None:
             if self._waiting:
                 batch, attempt = self._waiting.pop(0)
-            elif self._upcoming.batch_index // self._batches_per_update - self._version <= self._max_staleness:
+            elif self._update + len(self._awaited) // self._batches_per_update - self._version <= self._max_staleness:
                 batch, attempt = self._upcoming, 1
+                self._awaited.append(batch.batch_index)
                 self._upcoming = self._cursor.next()
             else:
                 return
@@ -145,7 +170,24 @@ class RolloutPipeline:
             cause = failed.cause
             raise (cause if isinstance(cause, RlcapError) else failed) from failed
         else:
-            self._ready[request.batch.batch_index] = CollectedBatch(request.rollouts, info)
+            if info.num_captions:
+                self._unusable.clear()
+                self._ready[request.batch.batch_index] = CollectedBatch(request.rollouts, info)
+            else:
+                self._skip(request.batch, info)
+
+    def _skip(self, batch: CursorBatch, info: RolloutInfo) -> None:
+        self.num_skipped += 1
+        log.warning("no clip of batch %d can be used; the next one takes its place", batch.batch_index)
+        self._awaited.remove(batch.batch_index)
+        self._quarantined += info.quarantined
+        self._unusable.update(batch.positions)
+        if len(self._unusable) == self._cursor.num_clips:
+            one = info.quarantined[0]
+            raise DataError(
+                f"none of the {self._cursor.num_clips} clips that PPO hears can be used; the reason of {one.path}: "
+                f"{one.reason}. `rlcap data check` tells those of the others"
+            )
 
     def _ask_again(self, request: _Request, lost: Exception) -> None:
         self.num_lost += 1

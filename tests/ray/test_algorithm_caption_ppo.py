@@ -10,6 +10,7 @@ import ray
 import torch
 from safetensors.torch import load_file
 
+from actors.audio_cursor import AudioCursor
 from actors.env_runner import ActorPlan
 from reward_server.heads import MlpHead
 from reward_server.scoring import ClapReward
@@ -25,7 +26,7 @@ from rlcap.config.reward import ClapConfig
 from rlcap.config.training import TrainingConfig
 from rlcap.errors import CheckpointError
 from rlcap.soundscapes.world import render
-from rlcap.types import RewardBatch
+from rlcap.types import Quarantined, RewardBatch
 
 NUM_CLIPS = 10
 BATCHES_PER_UPDATE = 2
@@ -47,6 +48,21 @@ class RewardHere:
         return RewardBatch(scores, np.zeros(len(scores), dtype=bool), (), "small")
 
 
+class WithoutSome:
+    """A source of which some clips cannot be used."""
+
+    def __init__(self, source, bad):
+        self._source = source
+        self._bad = bad
+
+    def __len__(self):
+        return len(self._source)
+
+    def read(self, positions):
+        clips, _ = self._source.read([position for position in positions if position not in self._bad])
+        return clips, [Quarantined(f"{position}.wav", "silent") for position in positions if position in self._bad]
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
@@ -66,9 +82,9 @@ def plan(tmp_path_factory, make_captioner):
     clap = SmallClap.for_captions(config, ["a dog barks", "then rain falls"], LogMelConfig())
     ClapReward(clap, MlpHead(16, [8, 4])).save(tmp_path / "reward")
 
-    def make(*, seed=0, num_actors=2, **cluster):
+    def make(*, seed=0, num_actors=2, bad=frozenset(), **cluster):
         actor = ActorPlan(
-            source=ClipStore(tmp_path / "clips.arrow"),
+            source=WithoutSome(ClipStore(tmp_path / "clips.arrow"), bad),
             baseline=tmp_path / "baseline",
             reward_client=RewardHere(tmp_path / "reward"),
             sampling=SamplingConfig(max_new_tokens=8),
@@ -170,6 +186,33 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(plan, whole_run, tmp
     for mine, theirs in zip(later_batches, batches[4:], strict=True):
         assert np.array_equal(mine.tokens, theirs.tokens)
         assert np.array_equal(mine.log_probs, theirs.log_probs)
+
+
+def test_a_batch_without_a_usable_clip_is_skipped_counted_and_quarantined_and_the_run_resumes_as_it_would_have_gone_on(
+    plan, tmp_path
+):
+    cursor = AudioCursor(NUM_CLIPS, TRAINING.clips_per_batch // BATCHES_PER_UPDATE, seed=0)
+    bad = frozenset(cursor.batch(1).positions)
+    algorithm = build_algorithm(plan(bad=bad))
+    try:
+        _, batches = train(algorithm, 1)
+        report = algorithm.last_report
+        weights_of(algorithm, tmp_path / "first")
+        batches += train(algorithm, 2)[1]
+        weights = weights_of(algorithm, tmp_path / "whole")
+    finally:
+        algorithm.stop()
+    assert [batch.batch_index for batch in batches[:4]] == [0, 2, 3, 4]
+    assert report.metrics["actors/skipped_batches"] == 1
+    assert {item.path for item in report.quarantined} == {f"{position}.wav" for position in bad}
+    algorithm = build_algorithm(plan(bad=bad, num_actors=1))
+    try:
+        algorithm.load_checkpoint(str(tmp_path / "first"))
+        later = train(algorithm, 2)[1]
+        assert_same_weights(weights_of(algorithm, tmp_path / "resumed"), weights)
+    finally:
+        algorithm.stop()
+    assert [batch.batch_index for batch in later] == [batch.batch_index for batch in batches[2:]]
 
 
 def test_another_seed_is_another_run_and_takes_no_checkpoint_of_another_stream(plan, whole_run, tmp_path):

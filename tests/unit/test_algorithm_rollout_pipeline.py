@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from actors.audio_cursor import AudioCursor
 from rlcap.algorithm import attendance, rollout_pipeline
 from rlcap.algorithm.rollout_pipeline import MAX_ATTEMPTS, RolloutPipeline
-from rlcap.errors import ActorLostError, RewardError
+from rlcap.errors import ActorLostError, DataError, RewardError
+from rlcap.types import Quarantined
 
 BATCHES_PER_UPDATE = 3
+NUM_CLIPS = 20
 ANSWERS, DIES, RAISES = "answers", "dies", "raises"
 
 
@@ -26,6 +28,7 @@ class FakeRay:
         self.asked = []
         self.killed = []
         self.failed = {}
+        self.bad_positions = set()
         self.now = 0.0
         self.calls = []
         self.returns_after = 1
@@ -70,7 +73,10 @@ class FakeRay:
             raise ray.exceptions.RayActorError
         if outcome == RAISES:
             raise ray.exceptions.RayTaskError("caption", "", RewardError("no score could be had"))
-        return SimpleNamespace(request=request)
+        bad = [position for position in request.batch.positions if position in self.bad_positions]
+        num_good = len(request.batch.positions) - len(bad)
+        quarantined = tuple(Quarantined(f"{position}.wav", "silent") for position in bad)
+        return SimpleNamespace(request=request, num_captions=num_good, quarantined=quarantined)
 
     def sleep(self, duration_s):
         self.now += duration_s
@@ -80,13 +86,17 @@ class FakeRay:
         self.killed.append(actor.actor_id)
 
 
-def start(fake, monkeypatch, *, num_actors=2, max_staleness=0, timeout_s=100.0, check_interrupt=lambda: None):
+def start(
+    fake, monkeypatch, *, num_actors=2, max_staleness=0, timeout_s=100.0, check_interrupt=lambda: None, next_batch=0
+):
+    cursor = AudioCursor(NUM_CLIPS, batch_size=2, seed=0)
+    cursor.load_state_dict({**cursor.state_dict(), "next_batch": next_batch})
     for module in (rollout_pipeline, attendance):
         monkeypatch.setattr(module, "ray", SimpleNamespace(wait=fake.wait, get=fake.get, kill=fake.kill))
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: fake.now, sleep=fake.sleep))
     return RolloutPipeline(
         {actor_id: fake.actor(actor_id) for actor_id in range(1, num_actors + 1)},
-        AudioCursor(num_clips=20, batch_size=2, seed=0),
+        cursor,
         batches_per_update=BATCHES_PER_UPDATE,
         max_staleness=max_staleness,
         timeout_s=timeout_s,
@@ -94,9 +104,9 @@ def start(fake, monkeypatch, *, num_actors=2, max_staleness=0, timeout_s=100.0, 
     )
 
 
-def run(pipeline, num_updates):
+def run(pipeline, num_updates, first=0):
     collected = []
-    for update in range(num_updates):
+    for update in range(first, first + num_updates):
         pipeline.publish(update, f"weights-{update}")
         collected.append(pipeline.collect(update))
     return collected
@@ -128,7 +138,7 @@ def test_whatever_the_order_and_whoever_dies_each_batch_is_handed_out_once_and_n
     with pytest.MonkeyPatch.context() as monkeypatch:
         pipeline = start(fake, monkeypatch, num_actors=num_actors, max_staleness=max_staleness)
         collected = run(pipeline, 4)
-    cursor = AudioCursor(num_clips=20, batch_size=2, seed=0)
+    cursor = AudioCursor(NUM_CLIPS, batch_size=2, seed=0)
     for update, batches in enumerate(collected):
         expected = range(update * BATCHES_PER_UPDATE, (update + 1) * BATCHES_PER_UPDATE)
         requests = [batch.info.request for batch in batches]
@@ -138,6 +148,63 @@ def test_whatever_the_order_and_whoever_dies_each_batch_is_handed_out_once_and_n
             assert request.weights == f"weights-{request.version}"
             assert 0 <= update - request.version <= max_staleness
     assert pipeline.num_lost == sum(deaths.values())
+
+
+def batches_of(collected):
+    return [[batch.info.request.batch.batch_index for batch in update] for update in collected]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), num_actors=st.integers(1, 4), max_staleness=st.integers(0, 3))
+def test_batches_without_a_usable_clip_are_skipped_and_the_next_ones_move_up_whatever_the_order(
+    data, num_actors, max_staleness
+):
+    bad = data.draw(st.sets(st.integers(0, NUM_CLIPS - 1), max_size=NUM_CLIPS - 2))
+    fake = FakeRay(lambda requests: (data.draw(st.sampled_from(requests)), ANSWERS))
+    fake.bad_positions = bad
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        pipeline = start(fake, monkeypatch, num_actors=num_actors, max_staleness=max_staleness)
+        collected = run(pipeline, 4)
+    cursor = AudioCursor(NUM_CLIPS, batch_size=2, seed=0)
+    usable = [index for index in range(1000) if not bad.issuperset(cursor.batch(index).positions)]
+    assert batches_of(collected) == [usable[first : first + 3] for first in range(0, 12, 3)]
+    assert pipeline.next_batch == usable[11] + 1
+    for update, batches in enumerate(collected):
+        assert all(0 <= update - batch.info.request.version <= max_staleness for batch in batches)
+    skipped = {index for index in range(usable[11]) if index not in usable}
+    assert pipeline.num_skipped >= len(skipped)
+    quarantined = {item.path for item in pipeline.take_quarantined()}
+    assert quarantined >= {f"{position}.wav" for index in skipped for position in cursor.batch(index).positions}
+    assert pipeline.take_quarantined() == []
+
+
+def test_a_synchronous_run_that_skips_can_be_resumed_where_it_stopped(monkeypatch):
+    bad = {position for index in (0, 4, 6) for position in AudioCursor(NUM_CLIPS, 2, seed=0).batch(index).positions}
+    whole, before, after = FakeRay(in_order), FakeRay(in_order), FakeRay(lambda requests: (requests[-1], ANSWERS))
+    whole.bad_positions = before.bad_positions = after.bad_positions = bad
+    expected = batches_of(run(start(whole, monkeypatch), 4))
+    assert expected[:2] == [[1, 2, 3], [5, 7, 8]]
+    stopped = start(before, monkeypatch)
+    found = batches_of(run(stopped, 2))
+    resumed = start(after, monkeypatch, num_actors=3, next_batch=stopped.next_batch)
+    assert found + batches_of(run(resumed, 2, first=2)) == expected
+    assert [request.version for request in after.asked] == sorted(request.version for request in after.asked)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 2])
+def test_a_source_without_a_usable_clip_ends_the_run_after_one_pass(monkeypatch, max_staleness):
+    fake = FakeRay(in_order)
+    fake.bad_positions = set(range(NUM_CLIPS))
+    with pytest.raises(DataError, match=r"none of the 20 clips that PPO hears can be used; .* \d+\.wav: silent"):
+        run(start(fake, monkeypatch, max_staleness=max_staleness), 1)
+    assert NUM_CLIPS / 2 <= len(fake.asked) <= NUM_CLIPS / 2 + 2 * BATCHES_PER_UPDATE
+
+
+def test_one_usable_clip_is_enough(monkeypatch):
+    fake = FakeRay(in_order)
+    fake.bad_positions = set(range(NUM_CLIPS - 1))
+    for update in run(start(fake, monkeypatch), 2):
+        assert all(NUM_CLIPS - 1 in batch.info.request.batch.positions for batch in update)
 
 
 def test_synchronous_runs_ask_for_nothing_that_the_next_weights_should_answer(monkeypatch):

@@ -1,0 +1,64 @@
+"""What a caption actor makes of batches whose clips can be used, in part, or not at all."""
+
+import numpy as np
+import pytest
+
+from actors.audio_cursor import CursorBatch
+from actors.caption_actor import CaptionActor
+from rlcap.config.captioner import SamplingConfig
+from rlcap.types import Quarantined, RewardBatch
+
+GROUP = 3
+
+
+class SomeClips:
+    """Three clips, the first of which can be used."""
+
+    def __init__(self, clip):
+        self._clip = clip
+
+    def __len__(self):
+        return 3
+
+    def read(self, positions):
+        clips = [self._clip for position in positions if position == 0]
+        return clips, [Quarantined(f"{position}.wav", "silent") for position in positions if position]
+
+
+class RewardOfLength:
+    def __init__(self):
+        self.num_requests = 0
+
+    def score(self, request):
+        self.num_requests += 1
+        scores = np.array([len(caption) for caption in request.captions], dtype=np.float32)
+        return RewardBatch(scores, np.zeros(len(scores), dtype=bool), (), "length")
+
+
+@pytest.fixture
+def reward():
+    return RewardOfLength()
+
+
+@pytest.fixture
+def actor(make_captioner, make_clips, reward):
+    captioners = (make_captioner(), make_captioner())
+    return CaptionActor(SomeClips(make_clips(1.0)[0]), *captioners, reward, SamplingConfig(max_new_tokens=4), GROUP)
+
+
+def test_clips_that_cannot_be_used_are_left_out_and_listed(actor):
+    result = actor.caption(CursorBatch(7, 0, (2, 0), seed=1), policy_version=5)
+    assert result.scored is not None
+    rollouts = result.scored.rollouts
+    assert (rollouts.clip_ids, rollouts.batch_index, rollouts.policy_version) == (("clip-0",), 7, 5)
+    assert len(rollouts.captions) == len(result.scored.rewards.scores) == GROUP
+    assert result.quarantined == (Quarantined("2.wav", "silent"),)
+    assert result.audio_s == 1.0
+
+
+def test_a_batch_without_a_usable_clip_has_no_rollouts_and_asks_nobody_for_scores(actor, reward):
+    result = actor.caption(CursorBatch(0, 0, (1, 2), seed=1), policy_version=0)
+    assert result.scored is None
+    assert result.audio_s == 0
+    assert [item.path for item in result.quarantined] == ["1.wav", "2.wav"]
+    assert reward.num_requests == 0
