@@ -3,8 +3,8 @@
 An update trains on the next R batches of the audio stream, whoever captions them and in whatever order they come back;
 a batch of which no clip can be used is skipped, and the one behind it moves up. That depends on the clips alone.
 
-A batch may be asked for once its update lies at most `max_staleness` versions ahead of the policy: so the bound holds by
-construction, and with 0 the run is synchronous.
+A batch may be asked for once its update lies at most `max_staleness` versions ahead of the policy: so the bound holds
+by construction, and with 0 the run is synchronous.
 """
 
 from __future__ import annotations

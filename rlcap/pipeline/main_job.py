@@ -31,10 +31,16 @@ TEXT_ONLY, OTHER_CLIPS = "text_only", "shuffled_audio"
 
 
 def run(config: RunConfig) -> Path:
-    """Run every stage, or take it from the cache; PPO begins, or goes on where `config.run_dir` stopped."""
+    """Run every stage, or take it from the cache; PPO begins, or goes on where `config.run_dir` stopped.
+
+    Raises:
+        DataError: a stage cannot use the data; where that shows beforehand, no run directory is made.
+    """
+    stages = Stages(config)
+    stages.check_data()
     run_directory = RunDirectory(Path(config.run_dir)) if config.resume else create_run_directory(config)
     announce(f"run directory: {run_directory.path}")
-    job = _MainJob(config, run_directory)
+    job = _MainJob(config, run_directory, stages)
     job.run()
     report = build_report(run_directory.path)
     job.print_table()
@@ -45,16 +51,15 @@ def run(config: RunConfig) -> Path:
 class _MainJob:
     """The state of one job."""
 
-    def __init__(self, config: RunConfig, run: RunDirectory) -> None:
+    def __init__(self, config: RunConfig, run: RunDirectory, stages: Stages) -> None:
         self._config = config
         self._run = run
-        self._stages = Stages(config)
+        self._stages = stages
         self._wall_s: dict[str, float] = {}
         self._summary: dict[str, object] = {}
 
     def run(self) -> None:
         """Run all of it and write the summary."""
-        self._stages.check_data()
         baseline, reward = self._stages.baseline.path, self._reward()
         captioners = {BASELINE: baseline}
         if self._config.training.supervised:
