@@ -45,11 +45,12 @@ class MlpHead(nn.Module):
         return HeadKind.mlp if self.hears_audio else HeadKind.text_only
 
     def fit_input_scale(self, audio: Float[Tensor, "clip dim"], text: Float[Tensor, "caption dim"]) -> None:
-        """Standardise by the mean and deviation of these embeddings."""
+        """Standardise by the mean and deviation of these embeddings; a single one has no deviation to go by."""
         for side, embeddings in enumerate((audio, text)):
             unit = functional.normalize(embeddings, dim=1)
             self.mean[side] = unit.mean(dim=0)
-            self.scale[side] = 1 / unit.std(dim=0).clamp(min=MIN_DEVIATION)
+            if len(unit) > 1:
+                self.scale[side] = 1 / unit.std(dim=0).clamp(min=MIN_DEVIATION)
 
     @torch.no_grad()
     def start_as_matcher(self, audio: Float[Tensor, "pair dim"], text: Float[Tensor, "pair dim"]) -> None:

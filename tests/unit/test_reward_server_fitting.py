@@ -125,3 +125,11 @@ def test_too_few_clips_to_split_are_explained():
     clap, features, clip_ids, pairs = world(1)
     with pytest.raises(DataError, match="part of the preference pairs is empty"):
         fit_preferences(clap, features, clip_ids, pairs, HEAD)
+
+
+def test_votes_that_all_prefer_the_same_caption_are_fitted_too():
+    clap, features, clip_ids, _ = world(40)
+    pairs = [PreferencePair(clip_id, SOUNDS[0], SOUNDS[1], (1,)) for clip_id in clip_ids]
+    fitted = fit_preferences(clap, features, clip_ids, pairs, HEAD)
+    assert all(parameter.isfinite().all() for parameter in fitted.head.state_dict().values())
+    assert fitted.metrics.heldout_accuracy == 1
