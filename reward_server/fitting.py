@@ -37,6 +37,8 @@ class FitMetrics:
     heldout_accuracy: float
     """Share of the held-out pairs with a majority whose preferred caption scores higher."""
     num_train_pairs: int
+    num_matching_pairs: int
+    """Of the training pairs, those that nobody voted on."""
     num_validation_pairs: int
     num_heldout_pairs: int
     """Of these, pairs without a majority count in neither way."""
@@ -68,16 +70,20 @@ def fit_preferences(
     pairs: Sequence[PreferencePair],
     config: HeadConfig,
     on_epoch: Callable[[FitProgress], None] | None = None,
+    *,
+    matching: Sequence[PreferencePair] = (),
 ) -> FittedReward:
     """Fit a head to pairs of the clips in `features`; `clap` itself is left as it is.
 
-    Clips, not pairs, are split into training, validation and held-out parts. The same seed gives the same weights.
+    Clips, not pairs, are split into training, validation and held-out parts. `matching` are further pairs to train
+    on, which decide neither when to stop nor how good the head is. The same seed gives the same weights.
 
     Raises:
         DataError: a pair names a clip without features, or a part of the split is empty.
     """
-    table = _PairTable.build(pairs, clip_ids)
-    training, validation, heldout = _split(table, clip_ids, config)
+    table = _PairTable.build([*pairs, *matching], clip_ids)
+    training, validation, heldout = _split(table, len(pairs), clip_ids, config)
+    training = torch.cat([training, torch.arange(len(pairs), len(pairs) + len(matching))])
     tuned, head = copy.deepcopy(clap), build_head(config, clap.embedding_dim)
     tunes = FinetuneTowers.none if config.kind is HeadKind.cosine else config.finetune_towers
     inputs = tower_inputs(tuned, features, table.captions, tunes)
@@ -101,6 +107,7 @@ def fit_preferences(
         best_epoch=fit.best_epoch,
         heldout_accuracy=accuracy,
         num_train_pairs=len(training),
+        num_matching_pairs=len(matching),
         num_validation_pairs=len(validation),
         num_heldout_pairs=len(heldout),
     )
@@ -260,17 +267,18 @@ class _Fit:
 
 
 def _split(
-    table: _PairTable, clip_ids: Sequence[str], config: HeadConfig
+    table: _PairTable, num_pairs: int, clip_ids: Sequence[str], config: HeadConfig
 ) -> tuple[Int64[Tensor, " pair"], Int64[Tensor, " pair"], Int64[Tensor, " pair"]]:
-    """Indices of the training, validation and held-out pairs, split by clip."""
-    place = torch.tensor([clip_position(clip_id, config.seed) for clip_id in clip_ids], dtype=torch.float64)[table.clip]
+    """Indices of the training, validation and held-out pairs among the first `num_pairs`, split by clip."""
+    clips = table.clip[:num_pairs]
+    place = torch.tensor([clip_position(clip_id, config.seed) for clip_id in clip_ids], dtype=torch.float64)[clips]
     heldout = place < config.heldout_share
     validation = ~heldout & (place < config.heldout_share + config.validation_share)
     parts = tuple(part.nonzero().squeeze(1) for part in (~heldout & ~validation, validation, heldout))
     for name, part in zip(("training", "validation", "held-out"), parts, strict=True):
         if not len(part):
             raise DataError(
-                f"the {name} part of the preference pairs is empty: {len(clip_ids)} clips with {len(table.clip)} pairs "
+                f"the {name} part of the preference pairs is empty: {len(clips.unique())} clips with {num_pairs} pairs "
                 "are too few; give more clips, or other shares"
             )
     return parts[0], parts[1], parts[2]

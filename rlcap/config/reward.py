@@ -215,6 +215,8 @@ class RewardConfig(Section):
     """Whether each request is scored alone, so that other requests never change its last bits."""
     pairs_per_clip: int = 6
     """Preference pairs that simulated annotators judge on each clip of the `preference` split."""
+    matching_pairs_per_clip: int = 0
+    """Pairs that need no votes, for each clip of the `clap` split: its own caption against another clip's."""
     clap: ClapConfig = field(default_factory=ClapConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     text_terms: TextTermsConfig = field(default_factory=TextTermsConfig)
@@ -228,7 +230,11 @@ class RewardConfig(Section):
             max_batch_size=self.max_batch_size,
             pairs_per_clip=self.pairs_per_clip,
         )
-        yield from must_not_be_negative(cache_mb=self.cache_mb, max_wait_ms=self.max_wait_ms)
+        yield from must_not_be_negative(
+            cache_mb=self.cache_mb,
+            max_wait_ms=self.max_wait_ms,
+            matching_pairs_per_clip=self.matching_pairs_per_clip,
+        )
         if self.preferences and not self.preferences.endswith(".parquet"):
             yield (
                 "preferences must name a .parquet file of pairs (turn others into one with `rlcap prefs import`), "

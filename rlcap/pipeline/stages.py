@@ -27,10 +27,11 @@ from rlcap.config.data import Split
 from rlcap.config.reward import HeadKind
 from rlcap.config.run import RunConfig
 from rlcap.pipeline.clips import HeardClips, SplitClips, hear, join_features, open_split
+from rlcap.pipeline.matching_pairs import draw_matching_pairs
 from rlcap.pipeline.preference_pairs import keep_pairs, read_given_pairs, simulate_preferences
 from rlcap.pipeline.progress import progress_bar
 from rlcap.pipeline.stage_cache import StageCache, StageResult
-from rlcap.preferences.pairs import read_pairs, write_pairs
+from rlcap.preferences.pairs import PreferencePair, read_pairs, write_pairs
 from rlcap.soundscapes.grammar import vocabulary
 from rlcap.types import Clip, PolicyFeatures, Quarantined
 
@@ -165,20 +166,24 @@ class Stages:
             heard = self._hear(clips, LogMel(LogMelConfig()), f"listen ({kind.value} reward)")
             pairs = read_pairs(self.preferences.path / PAIRS_FILE)
             pairs = keep_pairs(pairs, heard.clip_ids, "their clips could not be read")
+            others, matching = self._matching_pairs(voted_on=set(heard.clip_ids))
+            listened = [heard, *others]
             clap = SmallClap.load(self.clap.path)
             with progress_bar(f"fit the {kind.value} reward", config.num_epochs) as advance:
                 fitted = fit_preferences(
                     clap,
-                    heard.features,
-                    heard.clip_ids,
+                    join_features([some.features for some in listened]),
+                    [clip_id for some in listened for clip_id in some.clip_ids],
                     pairs,
                     config,
                     lambda progress: advance(f"loss {progress.validation_loss:.3f}"),
+                    matching=matching,
                 )
             ClapReward(fitted.clap, fitted.head, terms, sigmoid_output=config.sigmoid_output).save(path)
             (path / METRICS_FILE).write_text(json.dumps(asdict(fitted.metrics), indent=2))
 
         facts = {"pairs": self.preferences.key, "clap": self.clap.key, "head": config, "terms": terms}
+        facts["matching_pairs_per_clip"] = self.config.reward.matching_pairs_per_clip
         return self._run(f"reward-{kind.value}", facts, build)
 
     @cached_property
@@ -207,6 +212,15 @@ class Stages:
 
         facts = {"baseline": self.baseline.key, "captioned": captioned.key, "rl": rl.key, "sft": sft}
         return self._run("supervised", {**facts, "seed": self.config.seed}, build)
+
+    def _matching_pairs(self, voted_on: set[str]) -> tuple[list[HeardClips], list[PreferencePair]]:
+        """Matching pairs of the CLAP's own clips, where they are asked for, and these clips."""
+        per_clip = self.config.reward.matching_pairs_per_clip
+        if not per_clip:
+            return [], []
+        clips = self.clips(Split.clap)
+        heard = self._hear(clips, LogMel(LogMelConfig()), "listen (clap)")
+        return [heard], draw_matching_pairs(clips, heard, per_clip, without=voted_on, seed=self.config.seed)
 
     def _supervise(self, captioner: Captioner, splits: list[SplitClips], config: SftConfig, description: str) -> None:
         known = [clips.known_captions() for clips in splits]

@@ -49,6 +49,30 @@ def test_a_head_over_frozen_towers_learns_to_match_sounds_and_captions():
     assert sum(counts) == 360
 
 
+def test_matching_pairs_teach_what_no_vote_speaks_of_and_leave_the_measure_alone():
+    clap, features, clip_ids, pairs = world(200)
+    voted = [pair for pair in pairs if "rain" not in pair.caption_a + pair.caption_b][:240]
+    matching = [pair for pair in pairs if int(pair.clip_id[5:]) >= 120]
+    rain = [pair for pair in pairs if "rain" in pair.caption_a + pair.caption_b and int(pair.clip_id[5:]) < 120]
+
+    def accuracy_on_rain(fitted):
+        clips = torch.tensor([int(pair.clip_id[5:]) for pair in rain])
+        with torch.no_grad():
+            audio = fitted.clap.embed_features(features)[clips]
+            scores = [fitted.head(audio, fitted.clap.embed_captions(captions)) for captions in zip(*map(both, rain))]
+        return pair_accuracy(*scores, torch.tensor([pair.majority for pair in rain]))
+
+    def both(pair):
+        return pair.caption_a, pair.caption_b
+
+    without = fit_preferences(clap, features, clip_ids, voted, HEAD)
+    taught = fit_preferences(clap, features, clip_ids, voted, HEAD, matching=matching)
+    assert accuracy_on_rain(taught) > max(0.9, accuracy_on_rain(without))
+    assert taught.metrics.num_matching_pairs == len(matching)
+    assert taught.metrics.num_heldout_pairs == without.metrics.num_heldout_pairs
+    assert taught.metrics.num_train_pairs == without.metrics.num_train_pairs + len(matching)
+
+
 @pytest.mark.parametrize("tunes", [FinetuneTowers.projections, FinetuneTowers.all])
 def test_what_is_tuned_of_the_towers_changes_and_the_given_clap_does_not(tunes):
     clap, features, clip_ids, pairs = world(40)
