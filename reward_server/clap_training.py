@@ -52,24 +52,26 @@ def train_clap(
     config: ClapConfig,
     on_epoch: Callable[[ClapProgress], None] | None = None,
     *,
+    seed: int,
     log_mel: LogMelConfig | None = None,
 ) -> tuple[SmallClap, ClapMetrics]:
     """Train a new CLAP on C clips with one caption each; the same seed gives the same weights.
 
-    `log_mel` tells how `features` were made, for clips that come later; None: with the default settings.
+    `seed` decides initial weights, split, order and augmentation. `log_mel` tells how `features` were made, for clips
+    that come later; None: with the default settings.
 
     Raises ValueError where captions and clips differ in number, or are too few to train and validate on.
     """
     num_clips = len(features.frames)
     if len(captions) != num_clips:
         raise ValueError(f"captions must be one a clip: got {len(captions)} captions for {num_clips} clips")
-    order = np.random.default_rng(config.seed).permutation(num_clips)
+    order = np.random.default_rng(seed).permutation(num_clips)
     num_validation = max(1, round(config.validation_share * num_clips))
     if num_clips - num_validation < 2:
         raise ValueError(f"at least 3 captioned clips are needed to train and validate a CLAP, got {num_clips}")
     validation, training = np.sort(order[:num_validation]), np.sort(order[num_validation:])
-    clap = SmallClap.for_captions(config, captions, log_mel or LogMelConfig())
-    losses = _Training(clap, features, captions, training, config).run(on_epoch)
+    clap = SmallClap.for_captions(config, captions, log_mel or LogMelConfig(), seed=seed)
+    losses = _Training(clap, features, captions, training, config, seed).run(on_epoch)
     at_1, at_5 = retrieval(clap, _select(features, validation), [captions[i] for i in validation])
     return clap, ClapMetrics(losses, num_validation, at_1, at_5)
 
@@ -113,6 +115,7 @@ class _Training:
         captions: Sequence[str],
         training: Int64[np.ndarray, " clip"],
         config: ClapConfig,
+        seed: int,
     ) -> None:
         self._clap = clap
         self._config = config
@@ -123,10 +126,10 @@ class _Training:
         self._words = _bags_of_words(self._tokens, self._token_mask, clap.shape.vocab_size)
         _, caption_ids = np.unique(np.asarray(captions), return_inverse=True)
         self._caption_ids = torch.from_numpy(caption_ids)
-        self._generator = torch.Generator().manual_seed(config.seed)
+        self._generator = torch.Generator().manual_seed(seed)
         self._steps_per_epoch = max(1, len(training) // config.batch_size)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(seed)
             self._word_head = nn.Linear(clap.embedding_dim, clap.shape.vocab_size)
         self._optimizer = torch.optim.AdamW(
             [*clap.parameters(), *self._word_head.parameters()],

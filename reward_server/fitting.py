@@ -71,29 +71,31 @@ def fit_preferences(
     config: HeadConfig,
     on_epoch: Callable[[FitProgress], None] | None = None,
     *,
+    seed: int,
     matching: Sequence[PreferencePair] = (),
 ) -> FittedReward:
     """Fit a head to pairs of the clips in `features`; `clap` itself is left as it is.
 
     Clips, not pairs, are split into training, validation and held-out parts. `matching` are further pairs to train
-    on, which decide neither when to stop nor how good the head is. The same seed gives the same weights.
+    on, which decide neither when to stop nor how good the head is. `seed` decides initial
+    weights, split and order: the same one gives the same weights.
 
     Raises:
         DataError: a pair names a clip without features, or a part of the split is empty.
     """
     table = _PairTable.build([*pairs, *matching], clip_ids)
-    training, validation, heldout = _split(table, len(pairs), clip_ids, config)
+    training, validation, heldout = _split(table, len(pairs), clip_ids, config, seed)
     training = torch.cat([training, torch.arange(len(pairs), len(pairs) + len(matching))])
-    tuned, head = copy.deepcopy(clap), build_head(config, clap.embedding_dim)
+    tuned, head = copy.deepcopy(clap), build_head(config, clap.embedding_dim, seed=seed)
     tunes = FinetuneTowers.none if config.kind is HeadKind.cosine else config.finetune_towers
     inputs = tower_inputs(tuned, features, table.captions, tunes)
-    fit = _Fit(inputs, head, table, config)
+    fit = _Fit(inputs, head, table, config, seed)
     if isinstance(head, MlpHead):
         # Steps over embeddings are so small that threads would mostly wait for each other. Dropout draws from the
         # global generator.
         num_threads = torch.get_num_threads() if tunes is FinetuneTowers.all else 1
         with limited_threads(num_threads), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(seed)
             fit.start(head, training)
             fit.run(training, validation, on_epoch)
     tuned.eval()
@@ -174,12 +176,14 @@ class _PairTable:
 class _Fit:
     """State of one fit."""
 
-    def __init__(self, inputs: TowerInputs, head: MlpHead | CosineHead, table: _PairTable, config: HeadConfig) -> None:
+    def __init__(
+        self, inputs: TowerInputs, head: MlpHead | CosineHead, table: _PairTable, config: HeadConfig, seed: int
+    ) -> None:
         self._inputs = inputs
         self._head = head
         self._table = table
         self._config = config
-        self._generator = torch.Generator().manual_seed(config.seed)
+        self._generator = torch.Generator().manual_seed(seed)
         self.train_losses: list[float] = []
         self.validation_losses: list[float] = []
         self.best_epoch = -1
@@ -267,11 +271,11 @@ class _Fit:
 
 
 def _split(
-    table: _PairTable, num_pairs: int, clip_ids: Sequence[str], config: HeadConfig
+    table: _PairTable, num_pairs: int, clip_ids: Sequence[str], config: HeadConfig, seed: int
 ) -> tuple[Int64[Tensor, " pair"], Int64[Tensor, " pair"], Int64[Tensor, " pair"]]:
     """Indices of the training, validation and held-out pairs among the first `num_pairs`, split by clip."""
     clips = table.clip[:num_pairs]
-    place = torch.tensor([clip_position(clip_id, config.seed) for clip_id in clip_ids], dtype=torch.float64)[clips]
+    place = torch.tensor([clip_position(clip_id, seed) for clip_id in clip_ids], dtype=torch.float64)[clips]
     heldout = place < config.heldout_share
     validation = ~heldout & (place < config.heldout_share + config.validation_share)
     parts = tuple(part.nonzero().squeeze(1) for part in (~heldout & ~validation, validation, heldout))

@@ -92,10 +92,10 @@ class CosineHead(nn.Module):
         return functional.cosine_similarity(audio, text, dim=1)
 
 
-def build_head(config: HeadConfig, dim: int) -> MlpHead | CosineHead:
-    """New head, its weights drawn from `config.seed`."""
+def build_head(config: HeadConfig, dim: int, *, seed: int) -> MlpHead | CosineHead:
+    """New head, its weights drawn from `seed`."""
     if config.kind is HeadKind.cosine:
         return CosineHead()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
+        torch.manual_seed(seed)
         return MlpHead(dim, config.hidden_sizes, config.dropout, hears_audio=config.kind is HeadKind.mlp)

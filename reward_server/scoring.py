@@ -87,7 +87,7 @@ class ClapReward:
         """Read what `save` wrote. Raises CheckpointError that names what is missing, damaged or differs."""
         settings = _read_settings(directory / SETTINGS_FILE)
         clap = SmallClap.load(directory / CLAP_FOLDER)
-        head = build_head(settings["head"], clap.embedding_dim)
+        head = build_head(settings["head"], clap.embedding_dim, seed=0)  # its weights are loaded
         load_weights(head, directory / HEAD_FILE)
         reward = cls(clap, head, settings["terms"], sigmoid_output=settings["sigmoid_output"])
         if reward.version != settings["version"]:

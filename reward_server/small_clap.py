@@ -78,12 +78,14 @@ class SmallClap(nn.Module):
         self.log_logit_scale = nn.Parameter(torch.tensor(10.0).log())
 
     @classmethod
-    def for_captions(cls, config: ClapConfig, captions: Sequence[str], log_mel: LogMelConfig) -> SmallClap:
-        """New model, its vocabulary the words of these captions, its weights drawn from `config.seed`."""
+    def for_captions(
+        cls, config: ClapConfig, captions: Sequence[str], log_mel: LogMelConfig, *, seed: int
+    ) -> SmallClap:
+        """New model, its vocabulary the words of these captions, its weights drawn from `seed`."""
         tokenizer = build_word_tokenizer(captions, config.max_words)
         shape = ClapShape.from_config(config, log_mel, len(tokenizer))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.manual_seed(seed)
             return cls(shape, tokenizer)
 
     @property

@@ -63,8 +63,6 @@ class ClapConfig(Section):
     """Whether training clips are shifted in time, changed in gain, and masked; slows runs as short as this."""
     validation_share: float = 0.1
     """Share of the clips on which retrieval is measured."""
-    seed: int = 0
-    """Seed of initial weights, split, order and augmentation."""
 
     def faults(self) -> Iterator[str]:
         """Report sizes that cannot be built or trained."""
@@ -80,9 +78,7 @@ class ClapConfig(Section):
             num_epochs=self.num_epochs,
             learning_rate=self.learning_rate,
         )
-        yield from must_not_be_negative(
-            weight_decay=self.weight_decay, seed=self.seed, word_loss_weight=self.word_loss_weight
-        )
+        yield from must_not_be_negative(weight_decay=self.weight_decay, word_loss_weight=self.word_loss_weight)
         if self.batch_size < 2:
             yield f"batch_size must be 2 or more, since captions are told apart within a batch, got {self.batch_size}"
         if not 0 < self.validation_share < 1:
@@ -121,8 +117,6 @@ class HeadConfig(Section):
     """Share of the clips that decide when to stop."""
     heldout_share: float = 0.1
     """Share of the clips on which the accuracy is measured, seen by nothing before."""
-    seed: int = 0
-    """Seed of initial weights, split and order."""
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range."""
@@ -144,7 +138,7 @@ class HeadConfig(Section):
             num_epochs=self.num_epochs,
             patience=self.patience,
         )
-        yield from must_not_be_negative(l2=self.l2, seed=self.seed)
+        yield from must_not_be_negative(l2=self.l2)
 
 
 @dataclass(kw_only=True)

@@ -80,19 +80,23 @@ class Stages:
         """The small CLAP, trained on the captions of the `clap` split."""
         clips = self.clips(Split.clap)
         known = clips.known_captions()
-        config = replace(self.config.reward.clap, seed=self.config.seed)
+        config = self.config.reward.clap
 
         def build(path: Path) -> None:
             heard = self._hear(clips, LogMel(LogMelConfig()), "listen (clap)")
             captions = [known[position][0] for position in heard.positions]
             with progress_bar("train the small CLAP", config.num_epochs) as advance:
                 clap, metrics = train_clap(
-                    heard.features, captions, config, lambda progress: advance(f"loss {progress.train_loss:.2f}")
+                    heard.features,
+                    captions,
+                    config,
+                    lambda progress: advance(f"loss {progress.train_loss:.2f}"),
+                    seed=self.config.seed,
                 )
             clap.save(path)
             (path / METRICS_FILE).write_text(json.dumps(asdict(metrics), indent=2))
 
-        return self._run("clap", {"clips": clips.key, "clap": config}, build)
+        return self._run("clap", {"clips": clips.key, "clap": config, "seed": self.config.seed}, build)
 
     @cached_property
     def baseline(self) -> StageResult:
@@ -159,7 +163,7 @@ class Stages:
     def reward(self, kind: HeadKind) -> StageResult:
         """The reward model with a head of this kind, fitted on the preference pairs."""
         clips = self.clips(Split.preference)
-        config = replace(self.config.reward.head, kind=kind, seed=self.config.seed)
+        config = replace(self.config.reward.head, kind=kind)
         terms = self.config.reward.text_terms
 
         def build(path: Path) -> None:
@@ -177,13 +181,14 @@ class Stages:
                     pairs,
                     config,
                     lambda progress: advance(f"loss {progress.validation_loss:.3f}"),
+                    seed=self.config.seed,
                     matching=matching,
                 )
             ClapReward(fitted.clap, fitted.head, terms, sigmoid_output=config.sigmoid_output).save(path)
             (path / METRICS_FILE).write_text(json.dumps(asdict(fitted.metrics), indent=2))
 
         facts = {"pairs": self.preferences.key, "clap": self.clap.key, "head": config, "terms": terms}
-        facts["matching_pairs_per_clip"] = self.config.reward.matching_pairs_per_clip
+        facts |= {"matching_pairs_per_clip": self.config.reward.matching_pairs_per_clip, "seed": self.config.seed}
         return self._run(f"reward-{kind.value}", facts, build)
 
     @cached_property

@@ -79,7 +79,7 @@ def plan(tmp_path_factory, make_captioner):
     make_captioner(seed=1).save(tmp_path / "baseline")
     config = ClapConfig(embedding_dim=16, audio_channels=[4, 4, 4, 4], num_segments=2, text_width=16, num_heads=2)
     torch.manual_seed(0)
-    clap = SmallClap.for_captions(config, ["a dog barks", "then rain falls"], LogMelConfig())
+    clap = SmallClap.for_captions(config, ["a dog barks", "then rain falls"], LogMelConfig(), seed=0)
     ClapReward(clap, MlpHead(16, [8, 4])).save(tmp_path / "reward")
 
     def make(*, seed=0, num_actors=2, bad=frozenset(), **cluster):

@@ -39,10 +39,8 @@ def _ray():
 
 def reward(seed=0, *, breaks_on="", head=None):
     """A tiny reward model; the word `breaks_on` turns its score into NaN."""
-    config = ClapConfig(
-        embedding_dim=16, audio_channels=[4, 4, 4, 4], num_segments=2, text_width=16, num_heads=2, seed=seed
-    )
-    clap = SmallClap.for_captions(config, WORDS, LogMelConfig())
+    config = ClapConfig(embedding_dim=16, audio_channels=[4, 4, 4, 4], num_segments=2, text_width=16, num_heads=2)
+    clap = SmallClap.for_captions(config, WORDS, LogMelConfig(), seed=seed)
     if breaks_on:
         with torch.no_grad():
             clap.text_tower.tokens.weight[clap.tokenizer.convert_tokens_to_ids(breaks_on)] = torch.nan

@@ -30,15 +30,15 @@ def world(num_clips=120):
             pairs.append(pair if rng.random() < 0.5 else pair.swapped())
     features = PolicyFeatures(frames, np.ones(frames.shape[:2], dtype=bool))
     return (
-        SmallClap.for_captions(CLAP, SOUNDS, LogMelConfig()).eval(),
+        SmallClap.for_captions(CLAP, SOUNDS, LogMelConfig(), seed=0).eval(),
         features,
         [f"clip-{i}" for i in range(num_clips)],
         pairs,
     )
 
 
-def fit(**changes):
-    return fit_preferences(*world(), HeadConfig(**{**vars(HEAD), **changes}))
+def fit(*, seed=0, **changes):
+    return fit_preferences(*world(), HeadConfig(**{**vars(HEAD), **changes}), seed=seed)
 
 
 def test_a_head_over_frozen_towers_learns_to_match_sounds_and_captions():
@@ -59,14 +59,17 @@ def test_matching_pairs_teach_what_no_vote_speaks_of_and_leave_the_measure_alone
         clips = torch.tensor([int(pair.clip_id[5:]) for pair in rain])
         with torch.no_grad():
             audio = fitted.clap.embed_features(features)[clips]
-            scores = [fitted.head(audio, fitted.clap.embed_captions(captions)) for captions in zip(*map(both, rain))]
+            scores = [
+                fitted.head(audio, fitted.clap.embed_captions(captions))
+                for captions in zip(*map(both, rain), strict=True)
+            ]
         return pair_accuracy(*scores, torch.tensor([pair.majority for pair in rain]))
 
     def both(pair):
         return pair.caption_a, pair.caption_b
 
-    without = fit_preferences(clap, features, clip_ids, voted, HEAD)
-    taught = fit_preferences(clap, features, clip_ids, voted, HEAD, matching=matching)
+    without = fit_preferences(clap, features, clip_ids, voted, HEAD, seed=0)
+    taught = fit_preferences(clap, features, clip_ids, voted, HEAD, seed=0, matching=matching)
     assert accuracy_on_rain(taught) > max(0.9, accuracy_on_rain(without))
     assert taught.metrics.num_matching_pairs == len(matching)
     assert taught.metrics.num_heldout_pairs == without.metrics.num_heldout_pairs
@@ -77,9 +80,8 @@ def test_matching_pairs_teach_what_no_vote_speaks_of_and_leave_the_measure_alone
 def test_what_is_tuned_of_the_towers_changes_and_the_given_clap_does_not(tunes):
     clap, features, clip_ids, pairs = world(40)
     before = clap.fingerprint
-    fitted = fit_preferences(
-        clap, features, clip_ids, pairs, HeadConfig(**{**vars(HEAD), "finetune_towers": tunes, "num_epochs": 2})
-    )
+    config = HeadConfig(**{**vars(HEAD), "finetune_towers": tunes, "num_epochs": 2})
+    fitted = fit_preferences(clap, features, clip_ids, pairs, config, seed=0)
     assert clap.fingerprint == before
     assert fitted.clap.fingerprint != before
     same_tower = all(
@@ -93,7 +95,7 @@ def test_what_is_tuned_of_the_towers_changes_and_the_given_clap_does_not(tunes):
 
 def test_a_head_over_frozen_towers_keeps_the_encoder_so_that_cached_embeddings_serve_it():
     clap, features, clip_ids, pairs = world(40)
-    fitted = fit_preferences(clap, features, clip_ids, pairs, HeadConfig(**{**vars(HEAD), "num_epochs": 1}))
+    fitted = fit_preferences(clap, features, clip_ids, pairs, HeadConfig(**{**vars(HEAD), "num_epochs": 1}), seed=0)
     assert fitted.clap.encoder_fingerprint == clap.encoder_fingerprint
 
 
@@ -120,7 +122,7 @@ def test_the_same_seed_fits_the_same_head_and_another_seed_another_one():
 def test_the_fit_ends_early_and_keeps_the_best_weights():
     seen = []
     config = HeadConfig(**{**vars(HEAD), "learning_rate": 0.3, "num_epochs": 30, "patience": 2})
-    metrics = fit_preferences(*world(40), config, seen.append).metrics
+    metrics = fit_preferences(*world(40), config, seen.append, seed=0).metrics
     assert len(metrics.train_losses) == metrics.best_epoch + 1 + 2
     assert [progress.validation_loss for progress in seen] == list(metrics.validation_losses)
 
@@ -142,18 +144,18 @@ def test_accuracy_counts_equal_scores_half_and_leaves_ties_out():
 def test_pairs_without_audio_are_named():
     clap, features, clip_ids, _ = world(10)
     with pytest.raises(DataError, match="1 clips of the preference pairs have no audio, the first being 'gone'"):
-        fit_preferences(clap, features, clip_ids, [PreferencePair("gone", "x", "y", (1,))], HEAD)
+        fit_preferences(clap, features, clip_ids, [PreferencePair("gone", "x", "y", (1,))], HEAD, seed=0)
 
 
 def test_too_few_clips_to_split_are_explained():
     clap, features, clip_ids, pairs = world(1)
     with pytest.raises(DataError, match="part of the preference pairs is empty"):
-        fit_preferences(clap, features, clip_ids, pairs, HEAD)
+        fit_preferences(clap, features, clip_ids, pairs, HEAD, seed=0)
 
 
 def test_votes_that_all_prefer_the_same_caption_are_fitted_too():
     clap, features, clip_ids, _ = world(40)
     pairs = [PreferencePair(clip_id, SOUNDS[0], SOUNDS[1], (1,)) for clip_id in clip_ids]
-    fitted = fit_preferences(clap, features, clip_ids, pairs, HEAD)
+    fitted = fit_preferences(clap, features, clip_ids, pairs, HEAD, seed=0)
     assert all(parameter.isfinite().all() for parameter in fitted.head.state_dict().values())
     assert fitted.metrics.heldout_accuracy == 1

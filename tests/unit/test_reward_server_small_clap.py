@@ -24,8 +24,7 @@ CONFIG = ClapConfig(
 
 
 def small_clap(seed=0):
-    config = ClapConfig(**{**vars(CONFIG), "seed": seed})
-    return SmallClap.for_captions(config, CAPTIONS, LogMelConfig()).eval()
+    return SmallClap.for_captions(CONFIG, CAPTIONS, LogMelConfig(), seed=seed).eval()
 
 
 def noise(num_clips, num_frames=64, seed=0):
@@ -154,7 +153,7 @@ def test_training_learns_to_tell_sounds_apart_and_reports_each_epoch():
     heard, captions = tones(90)
     seen = []
     config = ClapConfig(**{**vars(CONFIG), "num_epochs": 12, "learning_rate": 5e-3})
-    clap, metrics = train_clap(heard, captions, config, seen.append)
+    clap, metrics = train_clap(heard, captions, config, seen.append, seed=0)
     assert [progress.epoch for progress in seen] == list(range(12))
     assert metrics.train_losses[-1] < metrics.train_losses[0]
     assert metrics.retrieval_at_1 == 1.0
@@ -167,15 +166,17 @@ def test_the_same_seed_trains_the_same_weights_and_leaves_the_global_generator_a
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     config = ClapConfig(**{**vars(CONFIG), "augment": True})
-    one, _ = train_clap(heard, captions, config)
+    one, _ = train_clap(heard, captions, config, seed=0)
     assert torch.equal(torch.random.get_rng_state(), before)
-    other, _ = train_clap(heard, captions, config)
+    other, _ = train_clap(heard, captions, config, seed=0)
     assert one.fingerprint == other.fingerprint
+    different, _ = train_clap(heard, captions, config, seed=1)
+    assert one.fingerprint != different.fingerprint
 
 
 def test_clips_and_captions_that_do_not_fit_are_refused():
     heard, captions = tones(6)
     with pytest.raises(ValueError, match="got 5 captions for 6 clips"):
-        train_clap(heard, captions[:5], CONFIG)
+        train_clap(heard, captions[:5], CONFIG, seed=0)
     with pytest.raises(ValueError, match="at least 3"):
-        train_clap(*tones(2), CONFIG)
+        train_clap(*tones(2), CONFIG, seed=0)
