@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from rlcap.audio.augmentation import augment_frames
-from rlcap.captioners.captioner import Captioner
+from rlcap.captioners.captioner import Captioner, Encoding
 from rlcap.config.captioner import SftConfig
 from rlcap.types import PolicyFeatures
 
 WARMUP_SHARE = 0.1
+TEXT_BATCH_SIZE, TEXT_LEARNING_RATE = 64, 2e-3
+"""For small language models trained from scratch."""
 
 
 def supervise(
@@ -39,41 +43,89 @@ def supervise(
         The mean loss of the last epoch.
     """
     frames, frame_mask = torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask)
-    num_clips = len(captions)
-    steps_per_epoch = math.ceil(num_clips / config.batch_size)
-    optimizer = torch.optim.AdamW(captioner.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    schedule = LambdaLR(optimizer, _warmup_then_cosine(steps_per_epoch * config.num_epochs))
     generator = torch.Generator().manual_seed(seed)
+
+    def loss_of(chosen: Int64[Tensor, " batch"], epoch: int) -> Float[Tensor, ""]:
+        heard = frames[chosen]
+        if config.augment:
+            heard = augment_frames(heard, frame_mask[chosen], generator)
+        written = [captions[i][epoch % len(captions[i])] for i in chosen.tolist()]
+        return _caption_loss(captioner, captioner.encode(heard, frame_mask[chosen]), written)
+
+    plan = _Plan(len(captions), config.num_epochs, config.batch_size, config.learning_rate, config.weight_decay)
+    return _train(captioner, plan, loss_of, generator, seed, on_epoch)
+
+
+def teach_language(
+    captioner: Captioner,
+    blank: PolicyFeatures,
+    captions: Sequence[str],
+    config: SftConfig,
+    seed: int,
+    on_epoch: Callable[[int, float], None],
+) -> float:
+    """Teach `captioner` in place to write such captions, before it hears anything: its prefix is all zeros.
+
+    A language model from scratch learns here what a pretrained one brings along. `blank` are the features of any one
+    clip: they give the prefix its size. Otherwise as `supervise`, with the text's own epochs, batches and rate.
+    """
+    frames, frame_mask = torch.from_numpy(blank.frames[:1]), torch.from_numpy(blank.frame_mask[:1])
+
+    def loss_of(chosen: Int64[Tensor, " batch"], _: int) -> Float[Tensor, ""]:
+        silence = torch.zeros_like(captioner.encode(frames, frame_mask).states)
+        encoding = Encoding(silence.expand(len(chosen), -1, -1))
+        return _caption_loss(captioner, encoding, [captions[i] for i in chosen.tolist()])
+
+    plan = _Plan(len(captions), config.text_epochs, TEXT_BATCH_SIZE, TEXT_LEARNING_RATE, config.weight_decay)
+    return _train(captioner, plan, loss_of, torch.Generator().manual_seed(seed), seed, on_epoch)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How long and how fast to train on N items."""
+
+    num_items: int
+    num_epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+
+
+def _train(
+    captioner: Captioner,
+    plan: _Plan,
+    loss_of: Callable[[Int64[Tensor, " batch"], int], Float[Tensor, ""]],
+    generator: torch.Generator,
+    seed: int,
+    on_epoch: Callable[[int, float], None],
+) -> float:
+    """Run epochs of AdamW over shuffled batches; return the mean loss of the last."""
+    optimizer = torch.optim.AdamW(captioner.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
+    num_steps = math.ceil(plan.num_items / plan.batch_size) * plan.num_epochs
+    schedule = LambdaLR(optimizer, _warmup_then_cosine(num_steps))
     loss_of_epoch = math.nan
     with torch.random.fork_rng():
         torch.manual_seed(seed)  # dropout draws from the global generator
         captioner.train()
-        for epoch in range(config.num_epochs):
+        for epoch in range(plan.num_epochs):
             total = 0.0
-            for chosen in torch.randperm(num_clips, generator=generator).split(config.batch_size):
-                heard = frames[chosen]
-                if config.augment:
-                    heard = augment_frames(heard, frame_mask[chosen], generator)
-                written = [captions[i][epoch % len(captions[i])] for i in chosen.tolist()]
-                loss = _caption_loss(captioner, heard, frame_mask[chosen], written)
+            for chosen in torch.randperm(plan.num_items, generator=generator).split(plan.batch_size):
+                loss = loss_of(chosen, epoch)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(captioner.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
                 total += float(loss.detach()) * len(chosen)
-            loss_of_epoch = total / num_clips
+            loss_of_epoch = total / plan.num_items
             on_epoch(epoch, loss_of_epoch)
     captioner.eval()
     return loss_of_epoch
 
 
-def _caption_loss(
-    captioner: Captioner, frames: torch.Tensor, frame_mask: torch.Tensor, captions: Sequence[str]
-) -> torch.Tensor:
-    tokens, mask = captioner.tokenize(captions)
-    encoding = captioner.encode(frames, frame_mask)
-    output = captioner.log_probs(encoding, torch.arange(len(captions)), tokens, mask, temperature=1.0)
+def _caption_loss(captioner: Captioner, encoding: Encoding, written: Sequence[str]) -> Float[Tensor, ""]:
+    tokens, mask = captioner.tokenize(written)
+    output = captioner.log_probs(encoding, torch.arange(len(written)), tokens, mask, temperature=1.0)
     return -output.log_probs.sum() / mask.sum()
 
 

@@ -58,6 +58,8 @@ class SamplingConfig(Section):
 class SftConfig(Section):
     """Supervised training of the baseline (and of the supervised comparison) on (audio, caption) pairs."""
 
+    text_epochs: int = 0
+    """Passes over the captions of the `clap` split, without their audio, before the others: teaches language alone."""
     num_epochs: int = 20
     """Passes over the captioned clips."""
     batch_size: int = 32
@@ -76,5 +78,5 @@ class SftConfig(Section):
         yield from must_be_positive(
             num_epochs=self.num_epochs, batch_size=self.batch_size, learning_rate=self.learning_rate
         )
-        yield from must_not_be_negative(weight_decay=self.weight_decay)
+        yield from must_not_be_negative(weight_decay=self.weight_decay, text_epochs=self.text_epochs)
         yield from must_be_a_share(dropout=self.dropout)

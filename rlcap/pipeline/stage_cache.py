@@ -1,17 +1,19 @@
-"""Results of stages, kept by the hash of what they depend on."""
+"""Results of stages, kept by the hash of what they depend on, the source of rlcap included."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 import rlcap
@@ -19,6 +21,8 @@ import rlcap
 log = logging.getLogger(__name__)
 
 RECORD = "stage.json"
+PACKAGES = ("rlcap", "actors", "learner", "reward_server")
+"""What a stage runs of our own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +71,25 @@ class StageCache:
         return wall_s
 
 
+def source_fingerprint(folders: Iterable[Path]) -> str:
+    """Hash the paths and bytes of all Python files below these folders; where the folders lie does not matter."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{folder.name}/{file.relative_to(folder).as_posix()}\0".encode())
+            digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@cache
+def _own_source() -> str:
+    """Once a process: what is edited later does not run in it."""
+    specs = (importlib.util.find_spec(package) for package in PACKAGES)
+    return source_fingerprint(Path(place) for spec in specs if spec for place in spec.submodule_search_locations or ())
+
+
 def _key(name: str, depends_on: Mapping[str, object]) -> str:
-    facts = {"stage": name, "rlcap": rlcap.__version__, **{k: _plain(v) for k, v in depends_on.items()}}
+    facts = {"stage": name, "source": _own_source(), **{k: _plain(v) for k, v in depends_on.items()}}
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -11,9 +11,10 @@ from functools import cached_property
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from learner.supervised import supervise
+from learner.supervised import supervise, teach_language
 from reward_server.clap_training import train_clap
 from reward_server.fitting import fit_preferences
 from reward_server.scoring import ClapReward
@@ -36,6 +37,7 @@ from rlcap.soundscapes.grammar import vocabulary
 from rlcap.types import Clip, PolicyFeatures, Quarantined
 
 STAGES = ("clap", "sft", "prefs", "reward")
+SILENCE = Clip("silence", np.zeros(16_000, dtype=np.float32), 16_000)
 METRICS_FILE, PAIRS_FILE = "metrics.json", "pairs.parquet"
 
 
@@ -112,17 +114,20 @@ class Stages:
             )
         clips = self.clips(Split.captioned)
         captions = [*chain.from_iterable(clips.known_captions())]
+        texts = [own[0] for own in self.clips(Split.clap).known_captions()] if config.sft.text_epochs else []
 
         def build(path: Path) -> None:
             with torch.random.fork_rng():
                 torch.manual_seed(config.seed)
                 captioner = build_prefix_captioner(
                     config.captioner,
-                    build_word_tokenizer([*vocabulary(clips.lexicon), *captions]),
+                    build_word_tokenizer([*vocabulary(clips.lexicon), *captions, *texts]),
                     encoder_channels=config.reward.clap.audio_channels,
                     dropout=config.sft.dropout,
                 )
             captioner.audio_tower.load_state_dict(SmallClap.load(self.clap.path).audio_tower.tower.state_dict())
+            if texts:
+                self._teach_language(captioner, texts)
             self._supervise(captioner, [clips], config.sft, "train the baseline")
             captioner.save(path)
 
@@ -226,6 +231,18 @@ class Stages:
         clips = self.clips(Split.clap)
         heard = self._hear(clips, LogMel(LogMelConfig()), "listen (clap)")
         return [heard], draw_matching_pairs(clips, heard, per_clip, without=voted_on, seed=self.config.seed)
+
+    def _teach_language(self, captioner: Captioner, texts: Sequence[str]) -> None:
+        config = self.config
+        with progress_bar("teach the baseline language", config.sft.text_epochs) as advance:
+            teach_language(
+                captioner,
+                captioner.features([SILENCE]),
+                texts,
+                config.sft,
+                config.seed,
+                lambda _, loss: advance(f"loss {loss:.2f}"),
+            )
 
     def _supervise(self, captioner: Captioner, splits: list[SplitClips], config: SftConfig, description: str) -> None:
         known = [clips.known_captions() for clips in splits]

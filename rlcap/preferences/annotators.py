@@ -59,10 +59,10 @@ SHARE_UNDECIDED = 0.02
 """How often an annotator votes 0 although one caption is better."""
 
 TASTES: tuple[Taste, Taste, Taste, Taste] = (
-    Taste(recall=3.0, invented=1.0, order=0.5, counts=0.4, faults=0.8, repeats=0.8, stray=1.0, wordiness=0.05),
-    Taste(recall=2.2, invented=1.3, order=0.6, counts=0.3, faults=1.2, repeats=0.7, stray=1.5, wordiness=0.10),
-    Taste(recall=2.6, invented=1.1, order=0.3, counts=0.6, faults=0.7, repeats=1.0, stray=1.0, wordiness=0.08),
-    Taste(recall=2.4, invented=0.8, order=0.4, counts=0.5, faults=1.0, repeats=1.2, stray=0.8, wordiness=0.04),
+    Taste(recall=3.2, invented=0.7, order=0.5, counts=0.4, faults=0.8, repeats=0.8, stray=1.0, wordiness=0.05),
+    Taste(recall=2.8, invented=1.0, order=0.6, counts=0.3, faults=1.2, repeats=0.7, stray=1.5, wordiness=0.10),
+    Taste(recall=3.0, invented=0.8, order=0.3, counts=0.6, faults=0.7, repeats=1.0, stray=1.0, wordiness=0.08),
+    Taste(recall=2.8, invented=0.6, order=0.4, counts=0.5, faults=1.0, repeats=1.2, stray=0.8, wordiness=0.04),
 )
 """The thorough, the strict, the counter and the stylist."""
 

@@ -19,7 +19,7 @@ CREST = np.float32(6.0)
 """Peaks of an event end at this multiple of its root mean square."""
 # How many events sound together in each stretch of a scene, and how likely that layout is.
 LAYOUTS: tuple[tuple[int, ...], ...] = ((1,), (1, 1), (2,), (1, 1, 1), (2, 1), (1, 2))
-LAYOUT_SHARES = (0.40, 0.30, 0.18, 0.04, 0.04, 0.04)
+LAYOUT_SHARES = (0.60, 0.20, 0.12, 0.03, 0.03, 0.02)
 
 
 def render(seed: int, index: int) -> tuple[Clip, Scene]:

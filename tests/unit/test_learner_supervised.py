@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.supervised import supervise
+from learner.supervised import supervise, teach_language
 from rlcap.config.captioner import SftConfig
 from rlcap.types import PolicyFeatures
 
@@ -99,3 +99,28 @@ def test_padding_teaches_nothing(make_captioner, make_clips):
         )
         results.append(losses_of(captioner, padded, CAPTIONS, config(num_epochs=3)))
     np.testing.assert_allclose(results[0], results[1], rtol=1e-4)
+
+
+def test_language_is_taught_without_audio(make_captioner, make_clips):
+    captioner, clips = make_captioner(), make_clips(1.0, 2.0)
+    blank, losses = captioner.features(clips[:1]), []
+    texts = ["a dog barks", "rain then rain"] * 4
+    heard_before = captioner.clip_to_prefix[1].weight.clone()
+    last = teach_language(captioner, blank, texts, config(text_epochs=30), 0, lambda _, loss: losses.append(loss))
+    assert len(losses) == 30
+    assert last == losses[-1] < 0.5 * losses[0]
+    assert not captioner.training
+    # The way from audio to prefix got no gradient, only decay.
+    decayed = captioner.clip_to_prefix[1].weight / heard_before
+    assert decayed.std() < 1e-4
+
+
+def test_language_needs_no_particular_audio(make_captioner, make_clips):
+    results = []
+    for clip in make_clips(1.0, 2.0):
+        captioner = make_captioner()
+        teach_language(
+            captioner, captioner.features([clip]), ["a dog barks"], config(text_epochs=2), 0, lambda *_: None
+        )
+        results.append(state_of(captioner))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])

@@ -3,8 +3,8 @@ from enum import Enum
 
 import pytest
 
-import rlcap
-from rlcap.pipeline.stage_cache import StageCache
+from rlcap.pipeline import stage_cache
+from rlcap.pipeline.stage_cache import StageCache, source_fingerprint
 
 
 class Kind(Enum):
@@ -102,15 +102,44 @@ def test_the_key_changes_with_anything_that_a_stage_depends_on(tmp_path, changes
     assert cache.get("clap", FACTS, write_one).key != cache.get("clap", {**FACTS, **changes}, write_one).key
 
 
-def test_the_key_changes_with_stage_and_version_and_not_with_the_order_of_facts(tmp_path, monkeypatch):
+def test_the_key_changes_with_stage_and_source_and_not_with_the_order_of_facts(tmp_path, monkeypatch):
     cache = StageCache(tmp_path)
     key = cache.get("clap", FACTS, write_one).key
     assert cache.get("clap", dict(reversed(FACTS.items())), write_one).key == key
     assert cache.get("baseline", FACTS, write_one).key != key
-    monkeypatch.setattr(rlcap, "__version__", "99")
+    monkeypatch.setattr(stage_cache, "_own_source", lambda: "edited")
     assert cache.get("clap", FACTS, write_one).key != key
 
 
 def test_what_has_no_plain_form_is_refused(tmp_path):
     with pytest.raises(TypeError):
         StageCache(tmp_path).get("clap", {"model": object()}, write_one)
+
+
+def write_package(folder):
+    (folder / "inner").mkdir(parents=True)
+    (folder / "loss.py").write_text("RATE = 1")
+    (folder / "inner/deep.py").write_text("")
+    return folder
+
+
+def test_the_fingerprint_of_source_changes_with_any_byte_and_name_of_it_and_with_nothing_else(tmp_path):
+    one, same = write_package(tmp_path / "here/rlcap"), write_package(tmp_path / "there/rlcap")
+    before = source_fingerprint([one])
+    (same / "notes.txt").write_text("to do")
+    (same / "loss.cpython-311.pyc").write_bytes(b"compiled")
+    assert source_fingerprint([same]) == before
+    (same / "inner/deep.py").write_text("import os")
+    edited = source_fingerprint([same])
+    (same / "inner/deep.py").rename(same / "inner/deeper.py")
+    renamed = source_fingerprint([same])
+    (same / "new.py").touch()
+    assert len({before, edited, renamed, source_fingerprint([same]), source_fingerprint([one, same])}) == 5
+
+
+def test_the_source_of_every_package_of_ours_counts(monkeypatch):
+    hashed = []
+    monkeypatch.setattr(stage_cache, "source_fingerprint", lambda folders: hashed.extend(folders) or "hash")
+    stage_cache._own_source.__wrapped__()
+    assert [folder.name for folder in hashed] == ["rlcap", "actors", "learner", "reward_server"]
+    assert all((folder / "__init__.py").is_file() for folder in hashed)
