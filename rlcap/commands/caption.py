@@ -13,7 +13,9 @@ _DETAILS = """\
 Caption audio files with a tuned captioner, one line a file: the path, a tab, the caption.
 
 reads:
-  the last good checkpoint of the run (or the captioner directory), and the files (WAV, FLAC, OGG, MP3; any rate)
+  the last good checkpoint of the run (where it keeps none any more: its tuned captioner), its settings on the length
+  of captions and clips, and the files (WAV, FLAC, OGG, MP3; any rate); or a captioner directory, with the default
+  settings
 
 Files that cannot be used are named on stderr with the reason; the exit code is then 1."""
 

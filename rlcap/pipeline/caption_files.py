@@ -9,8 +9,8 @@ from rlcap.algorithm.caption_ppo import CAPTIONER
 from rlcap.audio.decoding import DecodeLimits, decode
 from rlcap.captioners.loading import load_captioner
 from rlcap.checkpoint import latest_good
-from rlcap.config.captioner import SamplingConfig
-from rlcap.config.data import DataConfig
+from rlcap.config.load import read_config
+from rlcap.config.run import RunConfig
 from rlcap.errors import CheckpointError, ClipError
 from rlcap.pipeline.clips import HeardClips
 from rlcap.pipeline.comparison import TUNED, greedy_captions
@@ -19,13 +19,16 @@ from rlcap.types import Quarantined
 
 
 def caption(run_or_captioner: Path, files: Sequence[Path]) -> Iterator[tuple[Path, str] | Quarantined]:
-    """Caption each file by the tuned captioner of a run, or by a captioner directory; bad files are told apart.
+    """Caption each file by the newest captioner of a run, or by a captioner directory; bad files are told apart.
+
+    A run's settings say how long captions and clips may be; without a run the defaults hold.
 
     Raises:
         CheckpointError: there is no captioner.
+        ConfigError: the run has no settings that can be read.
     """
-    captioner = load_captioner(_captioner_of(run_or_captioner))
-    limits = DecodeLimits.of(DataConfig())
+    directory, config = _open(run_or_captioner)
+    captioner, limits = load_captioner(directory), DecodeLimits.of(config.data)
     for file in files:
         try:
             clip = decode(file, str(file), limits)
@@ -33,16 +36,17 @@ def caption(run_or_captioner: Path, files: Sequence[Path]) -> Iterator[tuple[Pat
             yield Quarantined(str(file), str(fault))
             continue
         heard = HeardClips(captioner.features([clip]), (clip.clip_id,), (0,), ())
-        yield file, greedy_captions(captioner, heard, SamplingConfig().max_new_tokens)[0]
+        yield file, greedy_captions(captioner, heard, config.sampling.max_new_tokens)[0]
 
 
-def _captioner_of(path: Path) -> Path:
+def _open(path: Path) -> tuple[Path, RunConfig]:
+    """Find a captioner and its settings; a finished run that was stopped in more updates has newer checkpoints."""
     if (path / "config.json").is_file():
-        return path
+        return path, RunConfig()
     run = RunDirectory(path)
-    if (path / "captioners" / TUNED).is_dir():
-        return path / "captioners" / TUNED
     checkpoint = latest_good(run.checkpoints)
-    if checkpoint is None:
-        raise CheckpointError(f"{path} is neither a captioner directory nor a run with a checkpoint")
-    return checkpoint / CAPTIONER
+    if checkpoint is not None:
+        return checkpoint / CAPTIONER, read_config(run.config)
+    if (path / "captioners" / TUNED).is_dir():
+        return path / "captioners" / TUNED, read_config(run.config)
+    raise CheckpointError(f"{path} is neither a captioner directory nor a run with a checkpoint")
