@@ -107,6 +107,7 @@ def test_a_stopped_run_shows_what_it_has_logged(tmp_path: Path):
     MetricsWriter(run, TrackingConfig(tensorboard=False)).log(1, {"rollout/reward_mean": 0.5})
     text = page_of(run).text
     assert "Not finished." in text
+    assert "A run that was stopped goes on with rlcap train resume=true run_dir=<its folder>" in text
     assert "Mean score of the sampled captions" in text
 
 
