@@ -30,7 +30,7 @@ reads:
 writes:
   a table on the terminal; with --quarantine FILE, the path and reason of each recording that cannot be used, as CSV
 
-The exit code is 1 where a split has no clip that can be used."""
+The exit code is 1 where a split has no clip, or none that can be used."""
 
 _MORE = """\
 examples:

@@ -9,7 +9,8 @@ from rlcap.commands.parsing import Commands, add_command, add_overrides
 from rlcap.commands.terminal import say
 
 _DETAILS = """\
-Compare the tuned captioner of a finished run with its baseline again, on its held-out clips or on other ones.
+Compare the tuned captioner of a finished run with its baseline and the others of the run again, on its held-out
+clips or on other ones.
 
 reads:
   the run's settings and captioners, and the `heldout` split of the data

@@ -24,7 +24,8 @@ _SIMULATE_DETAILS = """\
 Sample pairs of captions from the baseline, and let simulated annotators vote on them.
 
 reads:
-  the `preference` split of the data, and the baseline captioner (trained first where it is not there yet)
+  the `preference` split of the data: clips with labels, by which the annotators know them
+  what `rlcap sft` reads, where the baseline captioner is not there yet: it is trained first
 
 writes:
   the result, in a folder of runs/cache whose path is printed. Nothing is done twice: the same settings and data find

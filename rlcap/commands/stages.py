@@ -18,6 +18,9 @@ Train the baseline captioner on clips with captions: what PPO starts from, and w
 
 reads:
   the `captioned` split of the data: clips with captions, or with labels from which captions are made
+  the `clap` split, of the same kind: the small CLAP (see `rlcap clap`) is trained first where it is not there yet,
+  since the captioner starts from its audio tower
+  where captioner.checkpoint names a captioner, that one alone: it is copied
 
 {_KEPT}"""
 
@@ -28,6 +31,7 @@ examples:
 
 settings most often changed:
   sft.num_epochs, sft.learning_rate
+  sft.text_epochs                                passes over the captions of the `clap` split, without their audio
   captioner.width, captioner.num_layers          size of the language model"""
 
 _CLAP_DETAILS = f"""\
@@ -54,6 +58,7 @@ needs (CLAP, and for simulated preferences the baseline) run first where their r
 reads:
   the `preference` split of the data, and the pairs over it: those of reward.preferences, or else the votes of
   simulated annotators, who know each clip by its labels
+  the `clap` split, and for simulated preferences the `captioned` split: see `rlcap sft`
 
 {_KEPT}"""
 

@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from rlcap.config.run import RunConfig
 
 _WRITES = """\
-writes, below runs/<experiment>-<time> (runs/latest points at it):
+writes, below run_dir, or else runs/<experiment>-<time> (`latest` beside it points at it):
   report.html       the result, for the browser: key figures, curves, held-out clips to listen to
   summary.json      the key figures
   metrics.parquet   one row an update (tensorboard/ holds the same)
+  captioners/       every captioner of the comparison
   checkpoints/      to continue from, and to caption with
   quarantine.csv    files that could not be used, and why
 Stage results are kept in runs/cache, and used again where nothing they depend on has changed."""

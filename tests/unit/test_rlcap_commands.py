@@ -62,6 +62,26 @@ def test_help_teaches(command: Sequence[str], capsys: pytest.CaptureFixture[str]
     assert "reads" in told or command in READS_NOTHING
 
 
+@pytest.mark.parametrize(
+    ("command", "splits"),
+    [
+        (["sft"], ["captioned", "clap"]),
+        (["clap"], ["clap"]),
+        (["prefs", "simulate"], ["preference"]),
+        (["reward", "fit"], ["preference", "clap", "captioned"]),
+        (["eval"], ["heldout"]),
+    ],
+    ids=str,
+)
+def test_help_names_the_splits_that_a_command_reads(
+    command: list[str], splits: list[str], capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        run([*command, "--help"])
+    told = capsys.readouterr().out
+    assert all(f"`{split}` split" in told for split in splits)
+
+
 def test_help_lists_every_command_and_does_not_load_torch_ray_or_hydra():
     script = (
         "import sys\nfrom rlcap.commands.main import run\n"
