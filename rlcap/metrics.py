@@ -90,7 +90,9 @@ class MetricsWriter:
             tracker.close()
 
     def _fold(self, table: pa.Table) -> None:
-        """Make `table` the content of `metrics.parquet`, and empty the journal."""
+        """Make `table` the content of `metrics.parquet`, and empty the journal; no row, no file."""
+        if not table.num_rows and not self._run.metrics.exists() and not self._run.metrics_journal.exists():
+            return
         names = ["update", *sorted(name for name in table.column_names if name != "update")]
         fresh = self._run.metrics.with_suffix(".partial")
         pq.write_table(table.select(names), fresh)

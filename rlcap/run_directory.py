@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -47,6 +48,21 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def captioners(self) -> Path:
+        """One folder a captioner of the comparison."""
+        return self.path / "captioners"
+
+    @property
+    def baseline(self) -> Path:
+        """The captioner that PPO began with."""
+        return self.captioners / "baseline"
+
+    @property
+    def reward(self) -> Path:
+        """The reward model."""
+        return self.path / "reward"
+
+    @property
     def samples(self) -> Path:
         """Captions of a few clips, now and then during training."""
         return self.path / "samples.parquet"
@@ -71,6 +87,13 @@ class RunDirectory:
         """The report, as one HTML file."""
         return self.path / "report.html"
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether PPO has left anything that a new start would spoil."""
+        results = (self.metrics, self.metrics_journal, self.reward, self.heldout, self.summary)
+        folders = (*self.checkpoints.glob("*"), *self.captioners.glob("*"))
+        return any(path.exists() for path in results) or any(path != self.baseline for path in folders)
+
 
 def choose_run_directory(config: RunConfig) -> Path:
     """Return `run_dir`, or a new name below `runs` where it is empty; create nothing."""
@@ -86,16 +109,26 @@ def choose_run_directory(config: RunConfig) -> Path:
 def create_run_directory(config: RunConfig) -> RunDirectory:
     """Create the folder of a new run, write its settings, and point `latest` beside it at it.
 
+    The folder of a run that ended before its first update is used again.
+
     Raises:
         ConfigError: the folder holds an earlier run, or files that are not of a run.
     """
-    path = choose_run_directory(config)
+    run = RunDirectory(choose_run_directory(config))
+    path = run.path
     if path.exists():
-        _check_empty(path)
+        _check_free(run)
+        _clear(run)
     path.mkdir(parents=True, exist_ok=True)
-    run = RunDirectory(path)
     save_config(config, run.config)
     _point_latest_at(path)
+    return run
+
+
+def reopen_run_directory(config: RunConfig) -> RunDirectory:
+    """Write the settings that a run goes on with into its folder: the next resume and the report read them there."""
+    run = RunDirectory(Path(config.run_dir))
+    save_config(replace(config, resume=False), run.config)
     return run
 
 
@@ -116,15 +149,26 @@ def find_run_directory(run_dir: str | Path = "") -> RunDirectory:
     return run
 
 
-def _check_empty(path: Path) -> None:
+def _check_free(run: RunDirectory) -> None:
     """Refuse a folder that is in use."""
+    path = run.path
     if not path.is_dir():
         raise ConfigError(f"run_dir must be a folder, but {path} is a file")
-    if RunDirectory(path).config.is_file():
+    if run.config.is_file() and not run.has_begun:
+        return
+    if run.config.is_file():
         raise ConfigError(f"{path} holds an earlier run: add resume=true to continue it, or give another run_dir")
     found = sorted(entry.name for entry in path.iterdir())
     if found:
         raise ConfigError(f"{path} holds files that are not of a run, such as {found[0]}: give an empty run_dir")
+
+
+def _clear(run: RunDirectory) -> None:
+    """Remove what a start that came to nothing has left: it is not of the new run."""
+    for file in (run.quarantine, run.samples, run.report):
+        file.unlink(missing_ok=True)
+    for folder in (run.tensorboard, run.baseline):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _point_latest_at(path: Path) -> None:

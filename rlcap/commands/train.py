@@ -106,8 +106,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def settle_config(overrides: Sequence[str]) -> RunConfig:
-    """Load the settings of a run, with `run_dir` filled in; those of a resumed run come from its folder."""
+    """Load the settings of a run, with `run_dir` filled in; those of a resumed run come from its folder.
+
+    Raises:
+        ConfigError: the settings have faults, or a resumed run cannot take them over.
+    """
     from rlcap.config.load import load_config, read_config
+    from rlcap.config.resume import refuse_changes
     from rlcap.run_directory import choose_run_directory, find_run_directory
 
     wanted = load_config([text for text in overrides if text.partition("=")[0] in ("resume", "run_dir")])
@@ -117,6 +122,7 @@ def settle_config(overrides: Sequence[str]) -> RunConfig:
         return config
     run = find_run_directory(wanted.run_dir)
     config = read_config(run.config, overrides)
+    refuse_changes(began_with=read_config(run.config), goes_on_with=config)
     config.run_dir = str(run.path)
     return config
 

@@ -48,8 +48,10 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def save_config(config: RunConfig, path: Path) -> None:
-    """Write every setting, defaults included, as YAML that `read_config` loads back."""
-    path.write_text(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True), encoding="utf-8")
+    """Write every setting, defaults included, as YAML for `read_config`; the file is whole at any moment."""
+    fresh = path.with_suffix(".partial")
+    fresh.write_text(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True), encoding="utf-8")
+    fresh.replace(path)
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -47,6 +47,6 @@ def _open(path: Path) -> tuple[Path, RunConfig]:
     checkpoint = latest_good(run.checkpoints)
     if checkpoint is not None:
         return checkpoint / CAPTIONER, read_config(run.config)
-    if (path / "captioners" / TUNED).is_dir():
-        return path / "captioners" / TUNED, read_config(run.config)
+    if (run.captioners / TUNED).is_dir():
+        return run.captioners / TUNED, read_config(run.config)
     raise CheckpointError(f"{path} is neither a captioner directory nor a run with a checkpoint")

@@ -29,7 +29,7 @@ def evaluate(run_path: Path, overrides: Sequence[str]) -> Path:
     if not run.summary.exists():
         raise DataError(f"{run_path} has no summary.json: finish it with `rlcap train resume=true run_dir={run_path}`")
     config = read_config(run.config, overrides)
-    captioners = {path.name: path for path in sorted((run_path / "captioners").iterdir())}
+    captioners = {path.name: path for path in sorted(run.captioners.iterdir())}
     clips = open_split(config.data, Split.heldout, StageCache(Path(config.cache_dir)))
     comparison = compare(captioners, clips, config.sampling, config.evaluation, seed=config.seed)
     summary = json.loads(run.summary.read_text())

@@ -25,7 +25,7 @@ from rlcap.pipeline.progress import CONSOLE, announce
 from rlcap.pipeline.stages import METRICS_FILE, Stages
 from rlcap.pipeline.tuning import TuningJob, tune
 from rlcap.report.build import build_report
-from rlcap.run_directory import RunDirectory, create_run_directory
+from rlcap.run_directory import RunDirectory, create_run_directory, reopen_run_directory
 
 TEXT_ONLY, OTHER_CLIPS = "text_only", "shuffled_audio"
 
@@ -38,7 +38,7 @@ def run(config: RunConfig) -> Path:
     """
     stages = Stages(config)
     stages.check_data()
-    run_directory = RunDirectory(Path(config.run_dir)) if config.resume else create_run_directory(config)
+    run_directory = reopen_run_directory(config) if config.resume else create_run_directory(config)
     announce(f"run directory: {run_directory.path}")
     job = _MainJob(config, run_directory, stages)
     job.run()
@@ -60,13 +60,13 @@ class _MainJob:
 
     def run(self) -> None:
         """Run all of it and write the summary."""
-        baseline, reward = self._stages.baseline.path, self._reward()
-        captioners = {BASELINE: baseline}
+        reward = self._reward()
+        captioners = {BASELINE: self._baseline()}
         if self._config.training.supervised:
             captioners[SUPERVISED] = self._stages.supervised.path
         with ray_session(self._config.cluster, self._config.reward.num_shards):
             with self._timed("ppo"):
-                captioners[TUNED] = tune(self._tuning_job("main", reward), self._run)
+                captioners[TUNED] = tune(self._tuning_job("main", captioners[BASELINE], reward), self._run)
             if self._config.training.controls:
                 captioners[TEXT_ONLY] = self._control(TEXT_ONLY, self._stages.reward(HeadKind.text_only).path)
                 captioners[OTHER_CLIPS] = self._control(OTHER_CLIPS, reward, hear_other_clips=True)
@@ -83,24 +83,32 @@ class _MainJob:
                 table.add_row(name, f"{value:.3f}")
         CONSOLE.print(table)
 
+    def _baseline(self) -> Path:
+        """The run's own copy of the baseline: one that is resumed goes on with it, whatever became of the cache."""
+        kept = self._run.baseline
+        if not kept.exists():
+            aside = self._run.path / ".baseline.partial"
+            shutil.copytree(self._stages.baseline.path, aside, dirs_exist_ok=True)
+            kept.parent.mkdir(exist_ok=True)
+            aside.rename(kept)
+        return kept
+
     def _reward(self) -> Path:
         if self._config.reward.checkpoint:
             return self._stages.given_reward.path
         return self._stages.reward(self._config.reward.head.kind).path
 
-    def _tuning_job(self, name: str, reward: Path) -> TuningJob:
+    def _tuning_job(self, name: str, baseline: Path, reward: Path) -> TuningJob:
         source = open_audio(self._config.data, self._stages.cache)
-        return TuningJob(name, self._config, source, self._stages.baseline.path, reward)
+        return TuningJob(name, self._config, source, baseline, reward)
 
     def _control(self, name: str, reward: Path, *, hear_other_clips: bool = False) -> Path:
         """Run PPO again with a reward that is deaf, or hears the wrong clip; cached, since nobody tunes it further."""
-        config = replace(
-            self._config,
-            tracking=TrackingConfig(tensorboard=False),
-        )
-        job = replace(self._tuning_job(name, reward), config=config, hear_other_clips=hear_other_clips)
+        config = replace(self._config, tracking=TrackingConfig(tensorboard=False))
+        baseline = self._stages.baseline
+        job = replace(self._tuning_job(name, baseline.path, reward), config=config, hear_other_clips=hear_other_clips)
         facts = {
-            "baseline": self._stages.baseline.key,
+            "baseline": baseline.key,
             "reward": reward.name,
             "hear_other_clips": hear_other_clips,
             "sections": [config.algorithm, config.sampling, config.training, config.data],
@@ -118,10 +126,11 @@ class _MainJob:
 
     def _keep(self, captioners: dict[str, Path], reward: Path) -> dict[str, Path]:
         """Copy all models into the run directory, which then needs no cache any more."""
-        kept = {name: self._run.path / "captioners" / name for name in captioners}
+        kept = {name: self._run.captioners / name for name in captioners}
         for name, path in captioners.items():
-            shutil.copytree(path, kept[name], dirs_exist_ok=True)
-        shutil.copytree(reward, self._run.path / "reward", dirs_exist_ok=True)
+            if path != kept[name]:
+                shutil.copytree(path, kept[name], dirs_exist_ok=True)
+        shutil.copytree(reward, self._run.reward, dirs_exist_ok=True)
         return kept
 
     def _evaluate(self, captioners: dict[str, Path], reward: Path) -> None:

@@ -132,6 +132,25 @@ def test_a_resumed_run_keeps_its_own_settings(pipeline: ModuleType):
     assert all(config.resume for config in seen)
 
 
+def test_what_the_start_of_a_run_has_settled_cannot_change_on_resume(
+    pipeline: ModuleType, capsys: pytest.CaptureFixture[str]
+):
+    run_directory = create_run_directory(RunConfig(run_dir="runs/bees", seed=7))
+    before = run_directory.config.read_bytes()
+    resume = ["train", "resume=true", "run_dir=runs/bees"]
+    assert run([*resume, "seed=8", "training.clips_per_batch=8", "captioner.width=64"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("rlcap: the settings have 3 faults:\n")
+    assert "seed is settled when a run begins: it was 7 and cannot become 8" in told
+    for setting in ("data.max_duration_s=3", "data.soundscapes.rl=9", "sft.num_epochs=1", "reward.clap.num_epochs=1"):
+        assert run([*resume, setting]) == 2
+        assert capsys.readouterr().err.startswith(f"rlcap: {setting.partition('=')[0]} is settled when a run begins")
+    assert run_directory.config.read_bytes() == before
+    pipeline.run = lambda config: Path(config.run_dir)
+    free = ("data.soundscapes.num_workers=1", "algorithm.kl_coef=0.2", "cluster.num_actors=1", "seed=7")
+    assert run([*resume, *free]) == 0
+
+
 def test_resuming_without_a_run_says_so(pipeline: ModuleType, capsys: pytest.CaptureFixture[str]):
     assert run(["train", "resume=true"]) == 2
     assert "there is no run at runs/latest" in capsys.readouterr().err

@@ -4,8 +4,9 @@ import pytest
 
 from rlcap.config.load import read_config
 from rlcap.config.run import RunConfig
+from rlcap.config.training import TrainingConfig
 from rlcap.errors import ConfigError
-from rlcap.run_directory import choose_run_directory, create_run_directory, find_run_directory
+from rlcap.run_directory import choose_run_directory, create_run_directory, find_run_directory, reopen_run_directory
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +42,36 @@ def test_a_folder_with_other_files_is_refused():
     assert not Path("latest").exists()
 
 
-def test_an_earlier_run_is_not_overwritten():
-    create_run_directory(RunConfig(run_dir="runs/a"))
+@pytest.mark.parametrize("result", ["metrics.parquet", "summary.json", "checkpoints/update-000001", "captioners/tuned"])
+def test_an_earlier_run_is_not_overwritten(result: str):
+    file = create_run_directory(RunConfig(run_dir="runs/a")).path / result
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
     with pytest.raises(ConfigError, match="add resume=true to continue it"):
         create_run_directory(RunConfig(run_dir="runs/a"))
+    assert file.exists()
+
+
+def test_a_folder_whose_run_ended_before_its_first_update_is_used_again():
+    run = create_run_directory(RunConfig(run_dir="runs/a", seed=1))
+    run.quarantine.write_text("path,reason\nbad.wav,empty\n")
+    run.baseline.mkdir(parents=True)
+    Path("runs/a/notes.txt").touch()
+    assert create_run_directory(RunConfig(run_dir="runs/a", seed=2)) == run
+    assert read_config(run.config).seed == 2
+    assert not run.quarantine.exists(), "another start has other bad files"
+    assert not run.baseline.exists(), "and another baseline"
+    assert Path("runs/a/notes.txt").exists()
+
+
+def test_a_run_that_goes_on_keeps_the_settings_that_it_goes_on_with():
+    run = create_run_directory(RunConfig(run_dir="runs/a", seed=1))
+    reopened = reopen_run_directory(
+        RunConfig(run_dir="runs/a", seed=1, resume=True, training=TrainingConfig(num_updates=7))
+    )
+    assert reopened == run
+    found = read_config(run.config)
+    assert (found.training.num_updates, found.seed, found.resume) == (7, 1, False)
 
 
 def test_a_file_in_the_way_is_named():
