@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from rich.table import Table
-
 from rlcap.algorithm.ray_session import ray_session
 from rlcap.audio.quarantine import QuarantineList
 from rlcap.config.data import SourceKind, Split
@@ -21,6 +19,7 @@ from rlcap.config.training import TrackingConfig
 from rlcap.metrics import read_metrics
 from rlcap.pipeline.clips import open_audio
 from rlcap.pipeline.comparison import BASELINE, SUPERVISED, TUNED, compare, write_heldout
+from rlcap.pipeline.figures_table import figures_table
 from rlcap.pipeline.progress import CONSOLE, announce
 from rlcap.pipeline.stages import METRICS_FILE, Stages
 from rlcap.pipeline.tuning import TuningJob, tune
@@ -75,13 +74,7 @@ class _MainJob:
 
     def print_table(self) -> None:
         """Show the key figures on the terminal."""
-        table = Table(title="held-out clips" + (" (synthetic)" if self._summary["synthetic"] else ""))
-        table.add_column("figure")
-        table.add_column("value", justify="right")
-        for name, value in self._summary.items():
-            if isinstance(value, float) and not name.startswith("captions_per_s"):
-                table.add_row(name, f"{value:.3f}")
-        CONSOLE.print(table)
+        CONSOLE.print(figures_table(self._summary))
 
     def _baseline(self) -> Path:
         """The run's own copy of the baseline: one that is resumed goes on with it, whatever became of the cache."""
