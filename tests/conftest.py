@@ -151,7 +151,7 @@ def _summary() -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def make_captioner() -> Callable[..., Any]:
-    """Return a function that builds a tiny prefix captioner around a real GPT-2, in evaluation mode.
+    """Return a function that builds a tiny prefix captioner around a real GPT-2 or Llama, in evaluation mode.
 
     Its weights are random, but large enough for captions that differ from clip to clip and end at any length.
     """
@@ -161,7 +161,9 @@ def make_captioner() -> Callable[..., Any]:
     from rlcap.captioners.tokenizer import build_word_tokenizer
     from rlcap.config.captioner import CaptionerConfig
 
-    def make(*, seed: int = 0, freeze_encoder: bool = True, dropout: float = 0.1, **sizes: int) -> Any:
+    def make(
+        *, seed: int = 0, freeze_encoder: bool = True, dropout: float = 0.1, llama: bool = False, **sizes: int
+    ) -> Any:
         settings = {"width": 16, "num_layers": 2, "num_heads": 2, "prefix_length": 4, "max_caption_tokens": 16, **sizes}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -171,6 +173,8 @@ def make_captioner() -> Callable[..., Any]:
                 encoder_channels=(4, 4, 8, 8),
                 dropout=dropout,
             )
+            if llama:
+                captioner = _around_a_llama(captioner)
             with torch.no_grad():
                 for parameter in captioner.language_model.parameters():
                     parameter.add_(0.3 * torch.randn_like(parameter))
@@ -179,6 +183,28 @@ def make_captioner() -> Callable[..., Any]:
         return captioner.eval()
 
     return make
+
+
+def _around_a_llama(captioner: Any) -> Any:
+    """Rotary positions, grouped heads, no dropout, weights not tied: all that a GPT-2 is not."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from rlcap.captioners.prefix import PrefixCaptioner
+
+    gpt2 = captioner.language_model.config
+    config = LlamaConfig(
+        vocab_size=gpt2.vocab_size,
+        hidden_size=gpt2.n_embd,
+        intermediate_size=2 * gpt2.n_embd,
+        num_hidden_layers=gpt2.n_layer,
+        num_attention_heads=gpt2.n_head,
+        num_key_value_heads=1,
+        max_position_embeddings=gpt2.n_positions,
+        bos_token_id=gpt2.eos_token_id,
+        eos_token_id=gpt2.eos_token_id,
+        pad_token_id=gpt2.pad_token_id,
+    )
+    return PrefixCaptioner(captioner.config, LlamaForCausalLM(config), captioner.tokenizer)
 
 
 @pytest.fixture(scope="session")

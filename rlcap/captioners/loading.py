@@ -72,5 +72,6 @@ def build_prefix_captioner(
         num_segments=config.prefix_length - 1,
         encoder_channels=tuple(encoder_channels),
         freeze_encoder=config.freeze_encoder,
+        prefix_dropout=dropout,
     )
     return PrefixCaptioner(settings, language_model, tokenizer)

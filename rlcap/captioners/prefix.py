@@ -35,6 +35,8 @@ class PrefixCaptionerConfig:
     encoder_channels: tuple[int, ...] = (16, 32, 64, 96)
     freeze_encoder: bool = True
     """A frozen encoder hears each clip once: its output, not the log-mel frames, is the policy's features."""
+    prefix_dropout: float = 0.1
+    """On the prefix while a baseline is trained; inside the language model its own dropout acts."""
     features: LogMelConfig = field(default_factory=LogMelConfig)
 
 
@@ -67,7 +69,7 @@ class PrefixCaptioner(Captioner):
         # Norms halve the captions it takes to learn: the tower's channels differ in scale.
         self.segments_to_prefix = _normed_linear(self.audio_tower.width, width)
         self.clip_to_prefix = _normed_linear(2 * self.audio_tower.width, width)
-        self.prefix_dropout = nn.Dropout(language_model.config.embd_pdrop)
+        self.prefix_dropout = nn.Dropout(config.prefix_dropout)
         self.value_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
         self.eos_token_id = tokenizer.eos_token_id
         self.pad_token_id = tokenizer.pad_token_id

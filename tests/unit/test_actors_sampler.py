@@ -43,12 +43,13 @@ def written(sampled):
     return [row[mask].tolist() for row, mask in zip(sampled.tokens, sampled.action_mask, strict=True)]
 
 
+@pytest.mark.parametrize("llama", [False, True])
 @pytest.mark.parametrize("freeze_encoder", [True, False])
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
 def test_sampled_log_probs_and_values_are_the_teacher_forced_ones(
-    make_captioner, make_clips, freeze_encoder, temperature
+    make_captioner, make_clips, freeze_encoder, temperature, llama
 ):
-    captioner = make_captioner(seed=1, freeze_encoder=freeze_encoder)
+    captioner = make_captioner(seed=1, freeze_encoder=freeze_encoder, llama=llama)
     encoding = encoded(captioner, make_clips(*DURATIONS_S))
     sampled = sample(captioner, encoding, temperature=temperature, seed=3)
     lengths = sampled.action_mask.sum(dim=1)
@@ -73,10 +74,11 @@ def test_masks_end_with_the_end_of_the_caption(make_captioner, make_clips):
     assert (sampled.tokens[~sampled.action_mask] == captioner.pad_token_id).all()
 
 
+@pytest.mark.parametrize("llama", [False, True])
 @pytest.mark.parametrize("freeze_encoder", [True, False])
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_greedy_captions_are_those_of_a_slow_loop(make_captioner, make_clips, freeze_encoder, seed):
-    captioner = make_captioner(seed=seed, freeze_encoder=freeze_encoder)
+def test_greedy_captions_are_those_of_a_slow_loop(make_captioner, make_clips, freeze_encoder, seed, llama):
+    captioner = make_captioner(seed=seed, freeze_encoder=freeze_encoder, llama=llama)
     encoding = encoded(captioner, make_clips(*DURATIONS_S, seed=seed))
     index = torch.tensor([2, 0, 1, 3])
     found = written(sample(captioner, encoding, index))
@@ -109,9 +111,10 @@ class ScriptedDraws:
         return torch.where(self.lengths[self.growing] == self.t, self.eos, 3 + (self.growing + self.t) % 5)
 
 
+@pytest.mark.parametrize("llama", [False, True])
 @pytest.mark.parametrize("compact_below", [0.0, 0.4, 0.75, 1.0])
-def test_compaction_changes_no_result(make_captioner, make_clips, monkeypatch, compact_below):
-    captioner = make_captioner()
+def test_compaction_changes_no_result(make_captioner, make_clips, monkeypatch, compact_below, llama):
+    captioner = make_captioner(llama=llama)
     encoding = encoded(captioner, make_clips(*DURATIONS_S))
     lengths = torch.tensor([1, 5, 3, 9, 2, 2, 7, 99, 4, 1, 11, 6, 3, 8, 12, 2])
     results = []

@@ -33,10 +33,11 @@ def padded(features, extra):
     )
 
 
+@pytest.mark.parametrize("llama", [False, True])
 @pytest.mark.parametrize("freeze_encoder", [True, False])
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
-def test_scores_are_those_of_the_plain_language_model(make_captioner, make_clips, freeze_encoder, temperature):
-    captioner, clips = make_captioner(freeze_encoder=freeze_encoder), make_clips(1.0, 2.5)
+def test_scores_are_those_of_the_plain_language_model(make_captioner, make_clips, freeze_encoder, temperature, llama):
+    captioner, clips = make_captioner(freeze_encoder=freeze_encoder, llama=llama), make_clips(1.0, 2.5)
     index = [0, 1, 1, 0]
     found = scored(captioner, clips, index, temperature=temperature)
     tokens, mask = captioner.tokenize(CAPTIONS)
@@ -114,8 +115,9 @@ def test_the_tower_learns_only_where_it_is_not_frozen(make_captioner, make_clips
     assert captioner.segments_to_prefix[1].weight.grad.abs().sum() > 0
 
 
-def test_dropout_acts_in_training_only_and_the_tower_keeps_its_statistics(make_captioner, make_clips):
-    captioner, clips = make_captioner(dropout=0.5), make_clips(1.0)
+@pytest.mark.parametrize("llama", [False, True])
+def test_dropout_acts_in_training_only_and_the_tower_keeps_its_statistics(make_captioner, make_clips, llama):
+    captioner, clips = make_captioner(dropout=0.5, llama=llama), make_clips(1.0)
     evaluated = scored(captioner, clips, [0] * 4)
     assert torch.equal(scored(captioner, clips, [0] * 4).log_probs, evaluated.log_probs)
     captioner.train()
@@ -146,12 +148,16 @@ def test_captions_come_back_from_their_tokens(make_captioner):
     assert (tokens[~mask] == captioner.pad_token_id).all()
 
 
+@pytest.mark.parametrize("llama", [False, True])
 @pytest.mark.parametrize("freeze_encoder", [True, False])
-def test_saved_and_loaded_it_is_the_same_to_the_bit(make_captioner, make_clips, tmp_path, freeze_encoder):
-    captioner, clips = make_captioner(freeze_encoder=freeze_encoder), make_clips(1.0, 3.0)
+def test_saved_and_loaded_it_is_the_same_to_the_bit(make_captioner, make_clips, tmp_path, freeze_encoder, llama):
+    captioner = make_captioner(freeze_encoder=freeze_encoder, dropout=0.3, llama=llama)
+    clips = make_clips(1.0, 3.0)
     captioner.save(tmp_path / "saved")
     loaded = load_captioner(tmp_path / "saved")
     assert loaded.config == captioner.config
+    assert loaded.prefix_dropout.p == 0.3
+    assert type(loaded.language_model) is type(captioner.language_model)
     assert not loaded.training
     theirs = loaded.state_dict()
     assert theirs.keys() == captioner.state_dict().keys()
