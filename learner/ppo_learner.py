@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class LearnerResult:
     policy_version: int
     weights: FlatWeights | None
     """The trainable weights of this version; from the first learner only."""
+    failure_reasons: tuple[str, ...] = ()
+    """Why rollouts of the update had no score, each reason once."""
 
 
 class CaptionPPOLearner(TorchLearner):
@@ -84,7 +86,9 @@ class CaptionPPOLearner(TorchLearner):
     ) -> LearnerResult:
         """Train on `ScoredRollouts`, given by reference (`learner.group.update_learners`) or in process."""
         given = training_data or TrainingData(batch=batch, batches=batches, batch_refs=batch_refs)
-        return self._result(self.ppo_update.update(_resolve(given)))
+        scored = _resolve(given)
+        reasons = dict.fromkeys(reason for one in scored for reason in one.rewards.failure_reasons)
+        return replace(self._result(self.ppo_update.update(scored)), failure_reasons=tuple(reasons))
 
     def current(self) -> LearnerResult:
         """Return weights and version as they are, without metrics."""

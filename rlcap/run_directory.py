@@ -78,6 +78,11 @@ class RunDirectory:
         return self.path / "quarantine.csv"
 
     @property
+    def failures(self) -> Path:
+        """Why captions could not be scored, and in which update first, as JSON."""
+        return self.path / "failures.json"
+
+    @property
     def summary(self) -> Path:
         """The key figures, as JSON."""
         return self.path / "summary.json"
@@ -165,7 +170,7 @@ def _check_free(run: RunDirectory) -> None:
 
 def _clear(run: RunDirectory) -> None:
     """Remove what a start that came to nothing has left: it is not of the new run."""
-    for file in (run.quarantine, run.samples, run.report):
+    for file in (run.quarantine, run.failures, run.samples, run.report):
         file.unlink(missing_ok=True)
     for folder in (run.tensorboard, run.baseline):
         shutil.rmtree(folder, ignore_errors=True)

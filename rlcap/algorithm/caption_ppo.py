@@ -42,6 +42,8 @@ class UpdateReport:
     """Number of updates behind the weights, this one included."""
     metrics: dict[str, float]
     quarantined: tuple[Quarantined, ...]
+    failure_reasons: tuple[str, ...]
+    """Why captions could not be scored, each reason once."""
     rollouts: tuple[ray.ObjectRef, ...]
 
     def first_rollouts(self) -> ScoredRollouts:
@@ -87,6 +89,7 @@ class CaptionPPO(Algorithm):
                 *self._pipeline.take_quarantined(),
                 *(item for batch in batches for item in batch.info.quarantined),
             ),
+            failure_reasons=result.failure_reasons,
             rollouts=tuple(batch.rollouts for batch in batches),
         )
         for name, value in self.last_report.metrics.items():

@@ -22,7 +22,7 @@ from rlcap.pipeline.comparison import BASELINE, SUPERVISED, TUNED, compare, writ
 from rlcap.pipeline.figures_table import figures_table
 from rlcap.pipeline.progress import CONSOLE, announce
 from rlcap.pipeline.stages import METRICS_FILE, Stages
-from rlcap.pipeline.tuning import TuningJob, tune
+from rlcap.pipeline.tuning import TuningJob, read_failures, tune
 from rlcap.report.build import build_report
 from rlcap.run_directory import RunDirectory, create_run_directory, reopen_run_directory
 
@@ -143,6 +143,8 @@ class _MainJob:
             "reward_pair_accuracy": _pair_accuracy(reward),
             "captions_per_s": _captions_per_s(self._run),
             "quarantined": len(quarantine),
+            "failed_scores": _num_failed(self._run),
+            "failures": list(read_failures(self._run)),
         }
         self._write_summary()
 
@@ -167,6 +169,10 @@ def _pair_accuracy(reward: Path) -> float | None:
         return None
     accuracy: float = json.loads(metrics.read_text())["heldout_accuracy"]
     return accuracy
+
+
+def _num_failed(run: RunDirectory) -> int:
+    return int(sum(read_metrics(run)["rollout/failed"].to_pylist()))
 
 
 def _captions_per_s(run: RunDirectory) -> float:

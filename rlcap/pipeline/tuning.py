@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import logging
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,8 @@ from rlcap.pipeline.interrupt import StopRequested, StopSignal
 from rlcap.pipeline.progress import progress_bar
 from rlcap.protocols import AudioSource
 from rlcap.run_directory import RunDirectory
+
+log = logging.getLogger(__name__)
 
 SAMPLES_SCHEMA = pa.schema(
     [
@@ -65,6 +69,14 @@ def tune(job: TuningJob, run: RunDirectory) -> Path:
     return last / CAPTIONER
 
 
+def read_failures(run: RunDirectory) -> dict[str, int]:
+    """Return why captions of a run could not be scored, and the first update in which that happened."""
+    if not run.failures.exists():
+        return {}
+    failures: dict[str, int] = json.loads(run.failures.read_text(encoding="utf-8"))
+    return failures
+
+
 class _Loop:
     """The updates of one run, and what is written between them."""
 
@@ -74,6 +86,7 @@ class _Loop:
         self._run = run
         self._algorithm = algorithm
         self._quarantine = QuarantineList.load(run.quarantine)
+        self._failures = read_failures(run)
         self._metrics = MetricsWriter(run, job.config.tracking)
         self._metrics.truncate_after(algorithm.num_updates_done)
         self._samples = _read_samples(run, up_to=algorithm.num_updates_done)
@@ -99,11 +112,22 @@ class _Loop:
         self._metrics.log(report.update, report.metrics)
         if self._quarantine.add(report.quarantined):
             self._quarantine.save(self._run.quarantine)
+        self._note_failures(report.failure_reasons, report.update)
         if report.update % self._training.sample_every_updates == 0 or report.update == 1:
             self._samples += self._sample_rows(report)
         last = report.update == self._training.num_updates
         if last or report.update % self._training.checkpoint_every_updates == 0:
             self._checkpoint()
+
+    def _note_failures(self, reasons: Iterable[str], update: int) -> None:
+        """Say each reason once a run: how many captions were lost by them is among the metrics."""
+        new = {reason: update for reason in reasons if reason not in self._failures}
+        if not new:
+            return
+        for reason in new:
+            log.warning("captions of update %d could not be scored, and are left out: %s", update, reason)
+        self._failures |= new
+        self._run.failures.write_text(json.dumps(self._failures, indent=2) + "\n", encoding="utf-8")
 
     def _checkpoint(self) -> None:
         update = self._algorithm.num_updates_done

@@ -17,7 +17,8 @@ RLCAP = Path(sys.executable).with_name("rlcap")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 SUMMARY = {
     "win_rate", "win_rate_ci95", "win_rate_where_baseline_failed", "win_rate_vs_supervised", "named_right_baseline",
-    "named_right_tuned", "reward_pair_accuracy", "mean_kl", "captions_per_s", "quarantined", "wall_s", "controls",
+    "named_right_tuned", "reward_pair_accuracy", "mean_kl", "captions_per_s", "quarantined", "failed_scores",
+    "failures", "wall_s", "controls",
 }  # fmt: skip
 QUICK = ("training.controls=false", "training.supervised=false", "tracking.tensorboard=false")
 STOPS_WITHIN_S = 15

@@ -48,6 +48,15 @@ class RewardHere:
         return RewardBatch(scores, np.zeros(len(scores), dtype=bool), (), "small")
 
 
+class RewardOfMost(RewardHere):
+    """One that fails on the first caption of every request."""
+
+    def score(self, request):
+        scored = super().score(request)
+        failed = np.arange(len(scored.scores)) == 0
+        return RewardBatch(np.where(failed, np.float32(np.nan), scored.scores), failed, ("it fell asleep",), "small")
+
+
 class WithoutSome:
     """A source of which some clips cannot be used."""
 
@@ -82,11 +91,11 @@ def plan(tmp_path_factory, make_captioner):
     clap = SmallClap.for_captions(config, ["a dog barks", "then rain falls"], LogMelConfig(), seed=0)
     ClapReward(clap, MlpHead(16, [8, 4])).save(tmp_path / "reward")
 
-    def make(*, seed=0, num_actors=2, bad=frozenset(), **cluster):
+    def make(*, seed=0, num_actors=2, bad=frozenset(), reward=RewardHere, **cluster):
         actor = ActorPlan(
             source=WithoutSome(ClipStore(tmp_path / "clips.arrow"), bad),
             baseline=tmp_path / "baseline",
-            reward_client=RewardHere(tmp_path / "reward"),
+            reward_client=reward(tmp_path / "reward"),
             sampling=SamplingConfig(max_new_tokens=8),
             samples_per_clip=TRAINING.samples_per_clip,
             num_threads=1,
@@ -213,6 +222,17 @@ def test_a_batch_without_a_usable_clip_is_skipped_counted_and_quarantined_and_th
     finally:
         algorithm.stop()
     assert [batch.batch_index for batch in later] == [batch.batch_index for batch in batches[2:]]
+
+
+def test_captions_without_a_score_are_left_out_and_the_reason_comes_to_the_driver(plan):
+    algorithm = build_algorithm(plan(reward=RewardOfMost))
+    try:
+        algorithm.train()
+        report = algorithm.last_report
+        assert report.failure_reasons == ("it fell asleep",)
+        assert report.metrics["rollout/failed"] == BATCHES_PER_UPDATE
+    finally:
+        algorithm.stop()
 
 
 def test_another_seed_is_another_run_and_takes_no_checkpoint_of_another_stream(plan, whole_run, tmp_path):

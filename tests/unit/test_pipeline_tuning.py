@@ -1,0 +1,89 @@
+"""What a PPO run writes between its updates, with an algorithm that only pretends."""
+
+import json
+import logging
+
+import pytest
+
+from rlcap.algorithm.caption_ppo import UpdateReport
+from rlcap.checkpoint import latest_good, update_of
+from rlcap.config.run import RunConfig
+from rlcap.config.training import TrackingConfig, TrainingConfig
+from rlcap.metrics import read_metrics
+from rlcap.pipeline.interrupt import StopRequested, StopSignal
+from rlcap.pipeline.tuning import TuningJob, _Loop, read_failures
+from rlcap.run_directory import create_run_directory
+
+METRICS = {"rollout/failed": 1.0, "time/captions_per_s": 100.0}
+
+
+class PretendedPPO:
+    """Updates that fail for given reasons, by number."""
+
+    def __init__(self, reasons, first=0):
+        self.num_updates_done = first
+        self._reasons = reasons
+
+    def train(self):
+        self.num_updates_done += 1
+        reasons = self._reasons.get(self.num_updates_done, ())
+        self.last_report = UpdateReport(self.num_updates_done, METRICS, (), reasons, ())
+
+    def save_checkpoint(self, folder):
+        with open(f"{folder}/state.json", "w") as file:
+            json.dump({"update": self.num_updates_done}, file)
+
+
+@pytest.fixture
+def job(tmp_path):
+    config = RunConfig(
+        run_dir=str(tmp_path / "run"),
+        training=TrainingConfig(num_updates=4, checkpoint_every_updates=10, num_sample_clips=0),
+        tracking=TrackingConfig(tensorboard=False),
+    )
+    return TuningJob("main", config, source=None, baseline=tmp_path, reward=tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _without_samples(monkeypatch):
+    monkeypatch.setattr(_Loop, "_sample_rows", lambda self, report: [])
+
+
+def test_each_reason_for_failed_scores_is_told_once_a_run_and_kept(job, caplog):
+    run = create_run_directory(job.config)
+    silent, asleep = "shard-0 did not answer within 3 s", "shard-1 failed: it fell asleep"
+    algorithm = PretendedPPO({1: (silent,), 2: (silent, asleep), 4: (asleep,)})
+    with caplog.at_level(logging.WARNING):
+        _Loop(job, run, algorithm).run(StopSignal())
+    assert [record.getMessage() for record in caplog.records] == [
+        f"captions of update {update} could not be scored, and are left out: {reason}"
+        for update, reason in ((1, silent), (2, asleep))
+    ]
+    assert read_failures(run) == {silent: 1, asleep: 2}
+    caplog.clear()
+    job.config.training.num_updates = 5
+    _Loop(job, run, PretendedPPO({5: (silent,)}, first=4)).run(StopSignal())
+    assert not caplog.records, "a resumed run has said it before"
+
+
+def test_a_run_without_failures_says_nothing_of_them(job):
+    run = create_run_directory(job.config)
+    _Loop(job, run, PretendedPPO({})).run(StopSignal())
+    assert read_failures(run) == {}
+    assert not run.failures.exists()
+    assert read_metrics(run)["update"].to_pylist() == [1, 2, 3, 4]
+
+
+def test_a_stopped_run_leaves_a_checkpoint_of_its_last_update(job, monkeypatch):
+    run = create_run_directory(job.config)
+    algorithm, stop = PretendedPPO({}), StopSignal()
+
+    def check():
+        if algorithm.num_updates_done == 3:
+            raise StopRequested
+
+    monkeypatch.setattr(stop, "check", check)
+    with pytest.raises(StopRequested):
+        _Loop(job, run, algorithm).run(stop)
+    assert update_of(latest_good(run.checkpoints)) == 3
+    assert read_metrics(run)["update"].to_pylist() == [1, 2, 3]
