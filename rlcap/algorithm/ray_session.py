@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -38,6 +40,31 @@ def without_advice() -> Iterator[None]:
 def ray_session(cluster: ClusterConfig, num_shards: int) -> Iterator[None]:
     """Connect to `cluster.ray_address`, or start Ray here with room for all processes of a run."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own default from its next release
+    try:
+        with interrupts_held():
+            _start(cluster, num_shards)
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C wait until the end of the block: what is half started could not be taken down again."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        signal.raise_signal(signal.SIGINT)
+
+
+def _start(cluster: ClusterConfig, num_shards: int) -> None:
     if cluster.ray_address:
         ray.init(address=cluster.ray_address, logging_level=logging.ERROR)
     else:
@@ -53,7 +80,3 @@ def ray_session(cluster: ClusterConfig, num_shards: int) -> Iterator[None]:
             log_to_driver=False,
             object_store_memory=OBJECT_STORE_BYTES,
         )
-    try:
-        yield
-    finally:
-        ray.shutdown()

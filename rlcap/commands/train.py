@@ -132,7 +132,7 @@ def _where_to_continue(run_dir: Path) -> str:
     from rlcap.run_directory import RunDirectory
 
     if not run_dir.exists():
-        return "stopped before the run began; nothing was written"
+        return "stopped before the run began; finished stages are kept: give the same command again"
     again = f"rlcap train resume=true run_dir={run_dir}"
     checkpoint = latest_good(RunDirectory(run_dir).checkpoints)
     if checkpoint is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -213,9 +214,10 @@ def _render(path: Path, config: SoundscapesConfig, split: Split, size: int) -> N
     jobs = [(config.seed, start, min(CHUNK, first + size - start)) for start in starts]
 
     def rendered() -> Iterator[tuple[Clip, str]]:
-        # Spawned, not forked: torch's threads do not survive a fork.
+        # Spawned, not forked: torch's threads do not survive a fork. Ctrl-C reaches them too, but is this process's.
+        deaf = (signal.SIGINT, signal.SIG_IGN)
         with (
-            ProcessPoolExecutor(config.num_workers, mp_context=get_context("spawn")) as pool,
+            ProcessPoolExecutor(config.num_workers, get_context("spawn"), signal.signal, deaf) as pool,
             progress_bar(f"synthesise clips ({split.value})", len(jobs)) as advance,
         ):
             for clips in pool.map(_render_chunk, jobs):

@@ -1,6 +1,9 @@
 import os
+import signal
 
-from rlcap.algorithm.ray_session import without_advice
+import pytest
+
+from rlcap.algorithm.ray_session import interrupts_held, without_advice
 
 
 def test_only_the_advice_is_kept_off_standard_error(capfd):
@@ -9,3 +12,26 @@ def test_only_the_advice_is_kept_off_standard_error(capfd):
     assert capfd.readouterr().err == "first\nlast"
     os.write(2, b"as before")
     assert capfd.readouterr().err == "as before"
+
+
+def interrupted(done, fault=None):
+    with interrupts_held():
+        signal.raise_signal(signal.SIGINT)
+        if fault:
+            raise fault
+        done.append("whole")
+    done.append("never")
+
+
+def test_an_interrupt_waits_for_the_end_of_the_block():
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(done)
+    assert done == ["whole"]
+    with pytest.raises(KeyboardInterrupt):  # the usual handler is back
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_fault_in_the_block_is_told_before_the_interrupt():
+    with pytest.raises(ValueError, match="no room"):
+        interrupted([], fault=ValueError("no room"))
