@@ -14,9 +14,10 @@ def test_only_the_advice_is_kept_off_standard_error(capfd):
     assert capfd.readouterr().err == "as before"
 
 
-def interrupted(done, fault=None):
+def interrupted(done, *, times=1, fault=None):
     with interrupts_held():
-        signal.raise_signal(signal.SIGINT)
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
         if fault:
             raise fault
         done.append("whole")
@@ -30,6 +31,13 @@ def test_an_interrupt_waits_for_the_end_of_the_block():
     assert done == ["whole"]
     with pytest.raises(KeyboardInterrupt):  # the usual handler is back
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_interrupt_does_not_wait():
+    done = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(done, times=2)
+    assert done == []
 
 
 def test_a_fault_in_the_block_is_told_before_the_interrupt():
