@@ -6,6 +6,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
+# Tests run several processes on few cores: waiting threads must not spin.
+export OMP_WAIT_POLICY := passive
 
 .PHONY: quickstart install lint test
 
