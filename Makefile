@@ -8,6 +8,7 @@ INSTALLED := .venv/.installed
 ARGS ?=
 # Tests run several processes on few cores: waiting threads must not spin.
 export OMP_WAIT_POLICY := passive
+export GOMP_SPINCOUNT := 1000
 
 .PHONY: quickstart install lint test
 

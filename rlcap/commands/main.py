@@ -38,8 +38,10 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; return 0, or 1 for a fault, 2 for wrong usage or settings, 130 when interrupted."""
     parsed = _parser().parse_args(arguments)
     # Threads of OpenMP that spin while they wait stand in the way of the other processes of a run: thirty times slower
-    # where cores are few. Read when torch is first imported, here and in Ray's processes.
+    # where cores are few. A moment of spinning (GNU's own setting, in turns) pays where steps are short. Both are read
+    # when torch is first imported, here and in Ray's processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         code: int = parsed.run(parsed)

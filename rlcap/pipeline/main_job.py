@@ -63,11 +63,13 @@ class _MainJob:
         captioners = {BASELINE: self._baseline()}
         if self._config.training.supervised:
             captioners[SUPERVISED] = self._stages.supervised.path
+        deaf_reward = self._stages.reward(HeadKind.text_only).path if self._config.training.controls else None
+        self._stages.forget_log_mels()
         with ray_session(self._config.cluster, self._config.reward.num_shards):
             with self._timed("ppo"):
                 captioners[TUNED] = tune(self._tuning_job("main", captioners[BASELINE], reward), self._run)
-            if self._config.training.controls:
-                captioners[TEXT_ONLY] = self._control(TEXT_ONLY, self._stages.reward(HeadKind.text_only).path)
+            if deaf_reward:
+                captioners[TEXT_ONLY] = self._control(TEXT_ONLY, deaf_reward)
                 captioners[OTHER_CLIPS] = self._control(OTHER_CLIPS, reward, hear_other_clips=True)
         with self._timed("evaluation"):
             self._evaluate(self._keep(captioners, reward), reward)

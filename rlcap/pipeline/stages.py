@@ -50,6 +50,7 @@ class Stages:
         self.results: dict[str, StageResult] = {}
         self.quarantined: list[Quarantined] = []
         self._clips: dict[Split, SplitClips] = {}
+        self._log_mels: dict[Split, HeardClips] = {}
 
     def clips(self, split: Split) -> SplitClips:
         """The clips of a split, with what is known of them."""
@@ -85,7 +86,7 @@ class Stages:
         config = self.config.reward.clap
 
         def build(path: Path) -> None:
-            heard = self._hear(clips, LogMel(LogMelConfig()), "listen (clap)")
+            heard = self._log_mel(Split.clap)
             captions = [known[position][0] for position in heard.positions]
             with progress_bar("train the small CLAP", config.num_epochs) as advance:
                 clap, metrics = train_clap(
@@ -167,12 +168,11 @@ class Stages:
 
     def reward(self, kind: HeadKind) -> StageResult:
         """The reward model with a head of this kind, fitted on the preference pairs."""
-        clips = self.clips(Split.preference)
         config = replace(self.config.reward.head, kind=kind)
         terms = self.config.reward.text_terms
 
         def build(path: Path) -> None:
-            heard = self._hear(clips, LogMel(LogMelConfig()), f"listen ({kind.value} reward)")
+            heard = self._log_mel(Split.preference)
             pairs = read_pairs(self.preferences.path / PAIRS_FILE)
             pairs = keep_pairs(pairs, heard.clip_ids, "their clips could not be read")
             others, matching = self._matching_pairs(voted_on=set(heard.clip_ids))
@@ -228,8 +228,7 @@ class Stages:
         per_clip = self.config.reward.matching_pairs_per_clip
         if not per_clip:
             return [], []
-        clips = self.clips(Split.clap)
-        heard = self._hear(clips, LogMel(LogMelConfig()), "listen (clap)")
+        clips, heard = self.clips(Split.clap), self._log_mel(Split.clap)
         return [heard], draw_matching_pairs(clips, heard, per_clip, without=voted_on, seed=self.config.seed)
 
     def _teach_language(self, captioner: Captioner, texts: Sequence[str]) -> None:
@@ -257,6 +256,16 @@ class Stages:
                 self.config.seed,
                 lambda _, loss: advance(f"loss {loss:.2f}"),
             )
+
+    def forget_log_mels(self) -> None:
+        """Free the memory of frames that no later stage asks for."""
+        self._log_mels.clear()
+
+    def _log_mel(self, split: Split) -> HeardClips:
+        """The log-mel frames of a split, kept for the stages that follow: a CLAP and two rewards ask for the same."""
+        if split not in self._log_mels:
+            self._log_mels[split] = self._hear(self.clips(split), LogMel(LogMelConfig()), f"listen ({split.value})")
+        return self._log_mels[split]
 
     def _hear(
         self, clips: SplitClips, make_features: Callable[[Sequence[Clip]], PolicyFeatures], description: str

@@ -25,19 +25,27 @@ LAYOUT_SHARES = (0.60, 0.20, 0.12, 0.03, 0.03, 0.02)
 def render(seed: int, index: int) -> tuple[Clip, Scene]:
     """Synthesise clip `index` of world `seed`: 3 to 5 s at 16 kHz. A pure function of its arguments."""
     rng = _generator(seed, index)
-    scene = draw_scene(rng)
+    scene = draw_scene(rng, dealt_label(seed, index))
     return Clip(f"soundscape-{seed}-{index}", render_scene(scene, rng), SAMPLE_RATE_HZ), scene
 
 
 def scene_of(seed: int, index: int) -> Scene:
     """Return the scene of clip `index` without synthesising it."""
-    return draw_scene(_generator(seed, index))
+    return draw_scene(_generator(seed, index), dealt_label(seed, index))
 
 
-def draw_scene(rng: np.random.Generator) -> Scene:
-    """Draw one to three events, together or one after the other."""
+def dealt_label(seed: int, index: int) -> str:
+    """Return a sound that clip `index` holds: labels are dealt like cards, so that a small split lacks none of them."""
+    deck, card = divmod(index, len(LABELS))
+    sequence = np.random.SeedSequence(seed, spawn_key=(deck,))
+    return LABELS[int(np.random.default_rng(sequence).permutation(len(LABELS))[card])]
+
+
+def draw_scene(rng: np.random.Generator, label: str) -> Scene:
+    """Draw one to three events, `label` among them, together or one after the other."""
     layout = LAYOUTS[rng.choice(len(LAYOUTS), p=LAYOUT_SHARES)]
-    kinds = [KINDS[LABELS[number]] for number in rng.choice(len(LABELS), sum(layout), replace=False)]
+    others = rng.permutation([other for other in LABELS if other != label])
+    kinds = [KINDS[chosen] for chosen in rng.permutation([label, *others[: sum(layout) - 1]])]
     end_s = rng.uniform(MIN_DURATION_S, MAX_DURATION_S)
     if len(layout) == 3:
         end_s = MAX_DURATION_S

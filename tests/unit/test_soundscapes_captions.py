@@ -50,7 +50,7 @@ def test_every_word_of_the_vocabulary_is_used():
 
 
 def test_captions_of_a_scene_vary_and_are_functions_of_the_generator():
-    scene = scene_of(0, 6)
+    scene = scene_of(0, 8)
     captions = [write_caption(scene, WORLD, np.random.default_rng(seed)) for seed in range(20)]
     assert captions == [write_caption(scene, WORLD, np.random.default_rng(seed)) for seed in range(20)]
     assert len(set(captions)) > 5

@@ -40,6 +40,12 @@ def test_scenes_vary_over_every_kind_number_count_and_relation():
     assert relations == {Relation.overlapping, Relation.before}
 
 
+def test_twenty_clips_in_a_row_lack_no_sound():
+    for deck in range(0, 600, len(LABELS)):
+        heard = {event.label for scene in SCENES[deck : deck + len(LABELS)] for event in scene.events}
+        assert heard == set(LABELS)
+
+
 def test_scenes_name_each_sound_once_and_count_what_can_be_counted():
     for scene in SCENES:
         assert len(scene.labels) == len(scene.events)
