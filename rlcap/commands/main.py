@@ -21,9 +21,9 @@ captions score higher, without drifting far from where it started."""
 
 _EPILOG = """\
 examples:
-  rlcap quickstart                               the whole job on synthetic sounds, on this machine
-  rlcap train experiment=esc10 data.root=ESC-50  the whole job on recordings
-  rlcap caption runs/latest dog.wav rain.flac    captions by the tuned captioner
+  rlcap quickstart                                   the whole job on synthetic sounds, on this machine
+  rlcap train experiment=esc10 data.root=recordings  the whole job on recordings
+  rlcap caption runs/latest dog.wav rain.flac        captions by the tuned captioner
 
 `rlcap <command> --help` says what a command reads and writes, and which settings matter most.
 Settings are given as key=value; a wrong key is answered with the keys there are."""
