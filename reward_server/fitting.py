@@ -12,14 +12,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from reward_server.clap import Clap
 from reward_server.heads import CosineHead, MlpHead, build_head
-from reward_server.small_clap import SmallClap
-from reward_server.tower_inputs import TowerInputs, tower_inputs
+from reward_server.tower_inputs import HeardAudio, TowerInputs, tower_inputs
 from rlcap.config.reward import FinetuneTowers, HeadConfig, HeadKind
 from rlcap.errors import DataError
 from rlcap.preferences.bradley_terry import bradley_terry_loss
 from rlcap.preferences.pairs import PreferencePair, clip_position
-from rlcap.types import PolicyFeatures
 
 MAX_GRAD_NORM = 1.0
 
@@ -48,7 +47,7 @@ class FitMetrics:
 class FittedReward:
     """A head and the towers that it was fitted on, both in evaluation mode."""
 
-    clap: SmallClap
+    clap: Clap
     head: MlpHead | CosineHead
     metrics: FitMetrics
 
@@ -64,8 +63,8 @@ class FitProgress:
 
 
 def fit_preferences(
-    clap: SmallClap,
-    features: PolicyFeatures,
+    clap: Clap,
+    audio: HeardAudio,
     clip_ids: Sequence[str],
     pairs: Sequence[PreferencePair],
     config: HeadConfig,
@@ -74,21 +73,21 @@ def fit_preferences(
     seed: int,
     matching: Sequence[PreferencePair] = (),
 ) -> FittedReward:
-    """Fit a head to pairs of the clips in `features`; `clap` itself is left as it is.
+    """Fit a head to pairs of the clips in `audio`; `clap` itself is left as it is.
 
     Clips, not pairs, are split into training, validation and held-out parts. `matching` are further pairs to train
     on, which decide neither when to stop nor how good the head is. `seed` decides initial
     weights, split and order: the same one gives the same weights.
 
     Raises:
-        DataError: a pair names a clip without features, or a part of the split is empty.
+        DataError: a pair names a clip without audio, or a part of the split is empty.
     """
     table = _PairTable.build([*pairs, *matching], clip_ids)
     training, validation, heldout = _split(table, len(pairs), clip_ids, config, seed)
     training = torch.cat([training, torch.arange(len(pairs), len(pairs) + len(matching))])
     tuned, head = copy.deepcopy(clap), build_head(config, clap.embedding_dim, seed=seed)
     tunes = FinetuneTowers.none if config.kind is HeadKind.cosine else config.finetune_towers
-    inputs = tower_inputs(tuned, features, table.captions, tunes)
+    inputs = tower_inputs(tuned, audio, table.captions, tunes)
     fit = _Fit(inputs, head, table, config, seed)
     if isinstance(head, MlpHead):
         # Steps over embeddings are so small that threads would mostly wait for each other. Dropout draws from the

@@ -13,8 +13,10 @@ import torch
 from jaxtyping import Float32, Int64
 from safetensors.torch import save_file
 
+from reward_server.clap import Clap
+from reward_server.clap_loading import load_clap
 from reward_server.heads import CosineHead, MlpHead, build_head
-from reward_server.small_clap import SmallClap, content_hash, load_weights
+from reward_server.small_clap import content_hash, load_weights
 from reward_server.text_terms import weighted_terms
 from rlcap.config.reward import HeadConfig, HeadKind, TextTermsConfig
 from rlcap.errors import CheckpointError
@@ -28,7 +30,7 @@ class ClapReward:
 
     def __init__(
         self,
-        clap: SmallClap,
+        clap: Clap,
         head: MlpHead | CosineHead,
         terms: TextTermsConfig | None = None,
         *,
@@ -86,7 +88,7 @@ class ClapReward:
     def load(cls, directory: Path) -> ClapReward:
         """Read what `save` wrote. Raises CheckpointError that names what is missing, damaged or differs."""
         settings = _read_settings(directory / SETTINGS_FILE)
-        clap = SmallClap.load(directory / CLAP_FOLDER)
+        clap = load_clap(directory / CLAP_FOLDER)
         head = build_head(settings["head"], clap.embedding_dim, seed=0)  # its weights are loaded
         load_weights(head, directory / HEAD_FILE)
         reward = cls(clap, head, settings["terms"], sigmoid_output=settings["sigmoid_output"])

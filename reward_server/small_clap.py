@@ -59,6 +59,8 @@ class ClapShape:
 class SmallClap(nn.Module):
     """Embeds log-mel features and captions; matching pairs have a large cosine."""
 
+    backend = "small"
+
     def __init__(self, shape: ClapShape, tokenizer: PreTrainedTokenizerFast) -> None:
         super().__init__()
         self.shape = shape
@@ -134,7 +136,8 @@ class SmallClap(nn.Module):
     def save(self, directory: Path) -> None:
         """Write config.json, model.safetensors and the tokenizer's files into `directory`."""
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / CONFIG_FILE).write_text(json.dumps(asdict(self.shape), indent=2) + "\n", encoding="utf-8")
+        config = {"backend": self.backend, **asdict(self.shape)}
+        (directory / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         save_file({name: value.contiguous() for name, value in self.state_dict().items()}, directory / WEIGHTS_FILE)
         self.tokenizer.save_pretrained(directory)
 
@@ -188,6 +191,7 @@ def _read_shape(path: Path) -> ClapShape:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         known = {"log_mel": LogMelConfig(**fields["log_mel"]), "audio_channels": tuple(fields["audio_channels"])}
+        del fields["backend"]
         return ClapShape(**{**fields, **known})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
+from reward_server.clap import Clap
 from reward_server.small_clap import SmallClap
 from rlcap.config.reward import FinetuneTowers
 from rlcap.types import PolicyFeatures
 
 Rows = Int64[Tensor, " batch"]
 Embed = Callable[[Rows], Float[Tensor, "batch dim"]]
+HeardAudio = PolicyFeatures | Float32[np.ndarray, "clip dim"]
+"""Log-mel frames for the small CLAP, embeddings for every other."""
 CHUNK = 128
 """Clips or captions in one pass that needs no gradient."""
 
@@ -37,10 +41,29 @@ class TowerInputs:
         return self._embed_text(distinct)[place]
 
 
-def tower_inputs(
+def tower_inputs(clap: Clap, audio: HeardAudio, captions: Sequence[str], tunes: FinetuneTowers) -> TowerInputs:
+    """Inputs from clips and captions; everything that `tunes` leaves out is computed once.
+
+    Raises:
+        TypeError: these are log-mel frames, but this is no small CLAP.
+        ValueError: towers are to be tuned on embeddings.
+    """
+    if isinstance(audio, PolicyFeatures):
+        if not isinstance(clap, SmallClap):
+            raise TypeError(f"log-mel frames are for the small CLAP; give embeddings to {type(clap).__name__}")
+        return _small_clap_inputs(clap, audio, captions, tunes)
+    if tunes is not FinetuneTowers.none:
+        raise ValueError(f"finetune_towers must be none for a fit on embeddings, got {tunes.value}")
+    audio_embeddings = torch.from_numpy(audio)
+    parts = [captions[start : start + CHUNK] for start in range(0, len(captions), CHUNK)]
+    with torch.no_grad():
+        text_embeddings = torch.cat([clap.embed_captions(part) for part in parts])
+    return TowerInputs(lambda rows: audio_embeddings[rows], lambda rows: text_embeddings[rows], [])
+
+
+def _small_clap_inputs(
     clap: SmallClap, features: PolicyFeatures, captions: Sequence[str], tunes: FinetuneTowers
 ) -> TowerInputs:
-    """Inputs from the clips of `features` and from `captions`; everything that `tunes` leaves out is computed once."""
     frames, frame_mask = torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask)
     tokens, token_mask = clap.tokenize(captions)
 

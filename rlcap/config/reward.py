@@ -195,6 +195,8 @@ class RewardConfig(Section):
     """Reward model directory to serve; empty: train one."""
     preferences: str = ""
     """File of preference pairs to fit on, as `rlcap prefs import` writes it; empty: ask simulated annotators."""
+    clap_checkpoint: str = ""
+    """Pretrained CLAP under the head, a directory in the layout of transformers' ClapModel; empty: the small CLAP."""
     num_shards: int = 2
     """Actors that each own a part of the clips."""
     cache_mb: float = 256.0
@@ -229,6 +231,11 @@ class RewardConfig(Section):
             max_wait_ms=self.max_wait_ms,
             matching_pairs_per_clip=self.matching_pairs_per_clip,
         )
+        if self.clap_checkpoint and self.head.finetune_towers is not FinetuneTowers.none:
+            yield (
+                "head.finetune_towers must be none where clap_checkpoint names a pretrained CLAP, "
+                f"got {self.head.finetune_towers.value}"
+            )
         if self.preferences and not self.preferences.endswith(".parquet"):
             yield (
                 "preferences must name a .parquet file of pairs (turn others into one with `rlcap prefs import`), "

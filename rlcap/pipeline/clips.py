@@ -10,8 +10,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+from jaxtyping import Float32
 
 from rlcap.audio.arrow_store import ClipStore, write_clip_store
 from rlcap.audio.source import RecordedSource
@@ -29,6 +31,7 @@ from rlcap.soundscapes.stream import SoundscapeSource
 from rlcap.soundscapes.world import LABELS, render
 from rlcap.types import Clip, PolicyFeatures, Quarantined
 
+Heard = TypeVar("Heard")
 CAPTIONS_PER_RECORDING = 4
 """Phrasings that are made from the labels of a recording without captions of its own."""
 CHUNK = 64
@@ -111,6 +114,17 @@ class HeardClips:
     quarantined: tuple[Quarantined, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddedClips:
+    """Embeddings by a pretrained CLAP of the clips that could be read."""
+
+    embeddings: Float32[np.ndarray, "clip dim"]
+    clip_ids: tuple[str, ...]
+    positions: tuple[int, ...]
+    """Where each stands in its source."""
+    quarantined: tuple[Quarantined, ...]
+
+
 def open_split(config: DataConfig, split: Split, cache: StageCache) -> SplitClips:
     """Open the clips of a split with what is known of them, rendering soundscapes that are not there yet.
 
@@ -139,7 +153,27 @@ def hear(
     Raises:
         DataError: no clip could be read.
     """
-    parts: list[PolicyFeatures] = []
+    parts, clip_ids, positions, quarantined = _listen(source, make_features, description)
+    return HeardClips(join_features(parts), clip_ids, positions, quarantined)
+
+
+def embed(
+    source: AudioSource, embed_clips: Callable[[Sequence[Clip]], Float32[np.ndarray, "clip dim"]], description: str
+) -> EmbeddedClips:
+    """Read and embed every clip of a source, once; clips that cannot be read are left out and listed.
+
+    Raises:
+        DataError: no clip could be read.
+    """
+    parts, clip_ids, positions, quarantined = _listen(source, embed_clips, description)
+    return EmbeddedClips(np.concatenate(parts), clip_ids, positions, quarantined)
+
+
+def _listen(
+    source: AudioSource, make: Callable[[Sequence[Clip]], Heard], description: str
+) -> tuple[list[Heard], tuple[str, ...], tuple[int, ...], tuple[Quarantined, ...]]:
+    """What `make` gives of each clip that can be read, with its id and position, and those that cannot."""
+    parts: list[Heard] = []
     kept: list[tuple[str, int]] = []
     quarantined: list[Quarantined] = []
     chunks = [range(start, min(start + CHUNK, len(source))) for start in range(0, len(source), CHUNK)]
@@ -149,17 +183,13 @@ def hear(
                 clips, refused = source.read([position])
                 quarantined += refused
                 if clips:
-                    parts.append(make_features(clips))
+                    parts.append(make(clips))
                     kept.append((clips[0].clip_id, position))
             advance(f"{len(quarantined)} quarantined" if quarantined else "")
     if not kept:
         raise DataError(f"none of the {len(source)} clips could be read; the first reason: {quarantined[0].reason}")
-    return HeardClips(
-        join_features(parts),
-        tuple(clip_id for clip_id, _ in kept),
-        tuple(position for _, position in kept),
-        tuple(quarantined),
-    )
+    clip_ids, positions = tuple(clip_id for clip_id, _ in kept), tuple(position for _, position in kept)
+    return parts, clip_ids, positions, tuple(quarantined)
 
 
 def join_features(parts: Sequence[PolicyFeatures]) -> PolicyFeatures:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from rlcap.pipeline.clips import HeardClips, SplitClips
+from rlcap.pipeline.clips import EmbeddedClips, HeardClips, SplitClips
 from rlcap.preferences.pairs import PreferencePair
 from rlcap.soundscapes.scene import Scene
 
@@ -16,7 +16,7 @@ NUM_VOTES = 4
 
 
 def draw_matching_pairs(
-    clips: SplitClips, heard: HeardClips, pairs_per_clip: int, *, without: Collection[str], seed: int
+    clips: SplitClips, heard: HeardClips | EmbeddedClips, pairs_per_clip: int, *, without: Collection[str], seed: int
 ) -> list[PreferencePair]:
     """Set each clip's own caption against captions of other clips, in random order.
 

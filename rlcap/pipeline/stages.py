@@ -13,12 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 
 from learner.supervised import supervise, teach_language
+from reward_server.clap import Clap
 from reward_server.clap_training import train_clap
 from reward_server.fitting import fit_preferences
+from reward_server.hf_clap import HfClap
 from reward_server.scoring import ClapReward
 from reward_server.small_clap import SmallClap
+from reward_server.tower_inputs import HeardAudio
 from rlcap.audio.features import LogMel, LogMelConfig
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.loading import build_prefix_captioner, load_captioner
@@ -27,7 +31,7 @@ from rlcap.config.captioner import SftConfig
 from rlcap.config.data import Split
 from rlcap.config.reward import HeadKind
 from rlcap.config.run import RunConfig
-from rlcap.pipeline.clips import HeardClips, SplitClips, hear, join_features, open_split
+from rlcap.pipeline.clips import EmbeddedClips, HeardClips, SplitClips, embed, hear, join_features, open_split
 from rlcap.pipeline.matching_pairs import draw_matching_pairs
 from rlcap.pipeline.preference_pairs import keep_pairs, read_given_pairs, simulate_preferences
 from rlcap.pipeline.progress import progress_bar
@@ -51,6 +55,7 @@ class Stages:
         self.quarantined: list[Quarantined] = []
         self._clips: dict[Split, SplitClips] = {}
         self._log_mels: dict[Split, HeardClips] = {}
+        self._embedded: dict[Split, EmbeddedClips] = {}
 
     def clips(self, split: Split) -> SplitClips:
         """The clips of a split, with what is known of them."""
@@ -63,13 +68,17 @@ class Stages:
 
         Raises:
             DataError: the clips of a split lack captions or labels that are needed, or given pairs cannot be used.
+            CheckpointError: `reward.clap_checkpoint` cannot be used.
         """
         training, captioner, reward = self.config.training, self.config.captioner, self.config.reward
         fits_a_reward = training.controls or not reward.checkpoint
         if training.supervised or not captioner.checkpoint:
             self.clips(Split.captioned).known_captions()
-        if fits_a_reward or not captioner.checkpoint:
+        needs_small_clap = not captioner.checkpoint or (fits_a_reward and not reward.clap_checkpoint)
+        if needs_small_clap or (fits_a_reward and reward.matching_pairs_per_clip):
             self.clips(Split.clap).known_captions()
+        if fits_a_reward and reward.clap_checkpoint:
+            _ = self.given_clap
         if fits_a_reward and reward.preferences:
             _ = self.given_preferences
         elif fits_a_reward:
@@ -100,6 +109,11 @@ class Stages:
             (path / METRICS_FILE).write_text(json.dumps(asdict(metrics), indent=2))
 
         return self._run("clap", {"clips": clips.key, "clap": config, "seed": self.config.seed}, build)
+
+    @cached_property
+    def given_clap(self) -> HfClap:
+        """The pretrained CLAP in `reward.clap_checkpoint`; every reward model over it keeps a copy."""
+        return HfClap.load(self.config.reward.clap_checkpoint)
 
     @cached_property
     def baseline(self) -> StageResult:
@@ -170,18 +184,19 @@ class Stages:
         """The reward model with a head of this kind, fitted on the preference pairs."""
         config = replace(self.config.reward.head, kind=kind)
         terms = self.config.reward.text_terms
+        pretrained = bool(self.config.reward.clap_checkpoint)
 
         def build(path: Path) -> None:
-            heard = self._log_mel(Split.preference)
+            heard = self._heard_by_reward(Split.preference)
             pairs = read_pairs(self.preferences.path / PAIRS_FILE)
             pairs = keep_pairs(pairs, heard.clip_ids, "their clips could not be read")
             others, matching = self._matching_pairs(voted_on=set(heard.clip_ids))
             listened = [heard, *others]
-            clap = SmallClap.load(self.clap.path)
+            clap: Clap = self.given_clap if pretrained else SmallClap.load(self.clap.path)
             with progress_bar(f"fit the {kind.value} reward", config.num_epochs) as advance:
                 fitted = fit_preferences(
                     clap,
-                    join_features([some.features for some in listened]),
+                    _joined(listened),
                     [clip_id for some in listened for clip_id in some.clip_ids],
                     pairs,
                     config,
@@ -192,7 +207,8 @@ class Stages:
             ClapReward(fitted.clap, fitted.head, terms, sigmoid_output=config.sigmoid_output).save(path)
             (path / METRICS_FILE).write_text(json.dumps(asdict(fitted.metrics), indent=2))
 
-        facts = {"pairs": self.preferences.key, "clap": self.clap.key, "head": config, "terms": terms}
+        clap_key = self.given_clap.fingerprint if pretrained else self.clap.key
+        facts = {"pairs": self.preferences.key, "clap": clap_key, "head": config, "terms": terms}
         facts |= {"matching_pairs_per_clip": self.config.reward.matching_pairs_per_clip, "seed": self.config.seed}
         return self._run(f"reward-{kind.value}", facts, build)
 
@@ -223,12 +239,12 @@ class Stages:
         facts = {"baseline": self.baseline.key, "captioned": captioned.key, "rl": rl.key, "sft": sft}
         return self._run("supervised", {**facts, "seed": self.config.seed}, build)
 
-    def _matching_pairs(self, voted_on: set[str]) -> tuple[list[HeardClips], list[PreferencePair]]:
+    def _matching_pairs(self, voted_on: set[str]) -> tuple[list[HeardClips | EmbeddedClips], list[PreferencePair]]:
         """Matching pairs of the CLAP's own clips, where they are asked for, and these clips."""
         per_clip = self.config.reward.matching_pairs_per_clip
         if not per_clip:
             return [], []
-        clips, heard = self.clips(Split.clap), self._log_mel(Split.clap)
+        clips, heard = self.clips(Split.clap), self._heard_by_reward(Split.clap)
         return [heard], draw_matching_pairs(clips, heard, per_clip, without=voted_on, seed=self.config.seed)
 
     def _teach_language(self, captioner: Captioner, texts: Sequence[str]) -> None:
@@ -258,8 +274,19 @@ class Stages:
             )
 
     def forget_log_mels(self) -> None:
-        """Free the memory of frames that no later stage asks for."""
+        """Free the memory of frames and embeddings that no later stage asks for."""
         self._log_mels.clear()
+        self._embedded.clear()
+
+    def _heard_by_reward(self, split: Split) -> HeardClips | EmbeddedClips:
+        """The clips of a split as the reward model's CLAP hears them, kept for the controls that follow."""
+        if not self.config.reward.clap_checkpoint:
+            return self._log_mel(split)
+        if split not in self._embedded:
+            embedded = embed(self.clips(split).source, self.given_clap.embed_clips, f"embed ({split.value})")
+            self.quarantined += embedded.quarantined
+            self._embedded[split] = embedded
+        return self._embedded[split]
 
     def _log_mel(self, split: Split) -> HeardClips:
         """The log-mel frames of a split, kept for the stages that follow: a CLAP and two rewards ask for the same."""
@@ -278,6 +305,15 @@ class Stages:
         result = self.cache.get(name, depends_on, build)
         self.results[name] = result
         return result
+
+
+def _joined(heard: Sequence[HeardClips | EmbeddedClips]) -> HeardAudio:
+    """The audio of several splits under one another; all were heard by the same CLAP."""
+    embedded = [some.embeddings for some in heard if isinstance(some, EmbeddedClips)]
+    if embedded:
+        joined: Float32[np.ndarray, "clip dim"] = np.concatenate(embedded)
+        return joined
+    return join_features([some.features for some in heard if isinstance(some, HeardClips)])
 
 
 def run_stage(config: RunConfig, name: str) -> Path:

@@ -1,0 +1,168 @@
+"""CLAPs in Hugging Face layout, such as laion/clap-htsat-unfused (Wu et al., 2023)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from reward_server.small_clap import CONFIG_FILE, content_hash
+from rlcap.audio.resampling import resample
+from rlcap.errors import CheckpointError, in_one_line
+from rlcap.types import Clip
+
+# Its bars break ours; what does not fit is said by our errors.
+transformers_logging.disable_progress_bar()
+transformers_logging.set_verbosity_error()
+
+UNDECISIVE = {"_name_or_path", "architectures", "backend", "dtype", "transformers_version"}
+"""Settings of the library that change no embedding, and may differ after a save."""
+
+
+class HfClap(nn.Module):
+    """A `ClapModel` with its feature extractor and tokenizer.
+
+    Clips up to the model's length (10 s) are heard as the library hears them. The library crops longer ones at
+    random; here models without fusion hear the centre, and those with fusion the shrunken whole and the middle one of
+    the crops that the library could draw from each third.
+    """
+
+    backend = "transformers"
+
+    def __init__(self, model: ClapModel, extractor: ClapFeatureExtractor, tokenizer: PreTrainedTokenizerFast) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self._extractor = extractor
+        self._is_fused: bool = model.config.audio_config.enable_fusion
+        text = model.config.text_config
+        # RoBERTa numbers positions from after the padding token.
+        self._max_tokens: int = text.max_position_embeddings - text.pad_token_id - 1
+
+    @property
+    def embedding_dim(self) -> int:
+        """Size of either embedding."""
+        dim: int = self.model.config.projection_dim
+        return dim
+
+    @property
+    def encoder_fingerprint(self) -> str:
+        """Hash of what makes audio embeddings: features and audio tower."""
+        audio = nn.ModuleList([self.model.audio_model, self.model.audio_projection])
+        settings = [self._extractor.to_dict(), self.model.config.audio_config.to_dict()]
+        return content_hash(_as_bytes(settings), audio.state_dict())
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything: sizes, features, words and weights."""
+        # Padding and truncation are state of the latest call.
+        words = json.loads(self.tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
+        settings = [self._extractor.to_dict(), self.model.config.to_dict(), words]
+        return content_hash(_as_bytes(settings), self.model.state_dict())
+
+    @torch.inference_mode()
+    def embed_clips(self, clips: Sequence[Clip]) -> Float32[np.ndarray, "clip dim"]:
+        """Embed clips of any sample rate, one by one: the library marks one of several short clips as long at random.
+
+        Rows have length 1.
+        """
+        embedded: Float32[np.ndarray, "clip dim"] = torch.cat([self._embed_clip(clip) for clip in clips]).numpy()
+        return embedded
+
+    @torch.no_grad()
+    def embed_captions(self, captions: Sequence[str]) -> Float[Tensor, "caption dim"]:
+        """Embed captions, padded to the longest of them; rows have length 1."""
+        tokens = self.tokenizer(
+            list(captions), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
+        )
+        output = self.model.get_text_features(tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        embedded: Tensor = output.pooler_output
+        return embedded
+
+    def save(self, directory: Path) -> None:
+        """Write the files of the Hugging Face layout into `directory`, the backend's name added to config.json."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for part in (self.model, self._extractor, self.tokenizer):
+            part.save_pretrained(directory)
+        path = directory / CONFIG_FILE
+        config = {"backend": self.backend, **json.loads(path.read_text(encoding="utf-8"))}
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: str | Path) -> HfClap:
+        """Read a directory in Hugging Face layout, or by a hub name what is already in the library's own cache.
+
+        Raises:
+            CheckpointError: something is missing, damaged, or of another architecture.
+        """
+        places: dict[str, Any] = {"pretrained_model_name_or_path": directory, "local_files_only": True}
+        try:
+            model, info = ClapModel.from_pretrained(
+                **places, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+            )
+            extractor = ClapFeatureExtractor.from_pretrained(**places)
+            tokenizer = AutoTokenizer.from_pretrained(**places)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{directory} is no readable ClapModel (config.json, model.safetensors, preprocessor_config.json and "
+                f"the tokenizer's files are needed): {in_one_line(error)}"
+            ) from error
+        if missing := sorted(info["missing_keys"]):
+            raise CheckpointError(f"the CLAP in {directory} lacks {len(missing)} weights, the first being {missing[0]}")
+        # Weights mapped from a file lie at odd addresses, which changes the last bits of products.
+        for weights in model.parameters():
+            weights.data = weights.data.clone()
+        return cls(model, extractor, tokenizer).eval()
+
+    def _embed_clip(self, clip: Clip) -> Float[Tensor, "1 dim"]:
+        extractor = self._extractor
+        waveform = resample(clip.waveform, clip.sample_rate_hz, extractor.sampling_rate)
+        overflow = len(waveform) - extractor.nb_max_samples
+        if overflow > 0 and not self._is_fused:
+            waveform = waveform[overflow // 2 :][: extractor.nb_max_samples]
+        if overflow > 0 and self._is_fused:
+            mels, is_longer = _fusion_mels(extractor, waveform)
+        else:
+            truncation = "fusion" if self._is_fused else "rand_trunc"
+            heard = extractor(waveform, truncation=truncation, sampling_rate=extractor.sampling_rate)
+            mels, is_longer = torch.from_numpy(heard["input_features"][0]), heard["is_longer"][0][0]
+        output = self.model.get_audio_features(mels[None].float(), is_longer=torch.tensor([[is_longer]]))
+        embedded: Tensor = output.pooler_output
+        return embedded
+
+
+def _fusion_mels(
+    extractor: ClapFeatureExtractor, waveform: Float32[np.ndarray, " sample"]
+) -> tuple[Float[Tensor, "4 frame mel"], bool]:
+    """The library's fusion input of a long clip, with the middle one of the positions that it would draw from."""
+    mel = torch.from_numpy(extractor._np_extract_fbank_features(waveform, extractor.mel_filters))
+    num_frames = extractor.nb_max_samples // extractor.hop_length + 1
+    if len(mel) == num_frames:  # longer by less than a frame
+        # Alone in its batch, such a clip is marked as long by the library.
+        return mel.expand(4, -1, -1), True
+    thirds = np.array_split(np.arange(len(mel) - num_frames + 1), 3)
+    starts = [int(third[len(third) // 2]) if len(third) else 0 for third in thirds]
+    shrunk = functional.interpolate(mel[None, None], size=[num_frames, mel.shape[1]], mode="bilinear")[0, 0]
+    return torch.stack([shrunk, *(mel[start : start + num_frames] for start in starts)]), True
+
+
+def _as_bytes(settings: list[dict[str, Any]]) -> bytes:
+    return json.dumps([_decisive(part) for part in settings], sort_keys=True, default=str).encode()
+
+
+def _decisive(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _decisive(value) if isinstance(value, dict) else value
+        for name, value in settings.items()
+        if name not in UNDECISIVE
+    }
