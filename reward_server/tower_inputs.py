@@ -54,11 +54,8 @@ def tower_inputs(clap: Clap, audio: HeardAudio, captions: Sequence[str], tunes: 
         return _small_clap_inputs(clap, audio, captions, tunes)
     if tunes is not FinetuneTowers.none:
         raise ValueError(f"finetune_towers must be none for a fit on embeddings, got {tunes.value}")
-    audio_embeddings = torch.from_numpy(audio)
-    parts = [captions[start : start + CHUNK] for start in range(0, len(captions), CHUNK)]
-    with torch.no_grad():
-        text_embeddings = torch.cat([clap.embed_captions(part) for part in parts])
-    return TowerInputs(lambda rows: audio_embeddings[rows], lambda rows: text_embeddings[rows], [])
+    text = _once(lambda rows: clap.embed_captions([captions[row] for row in rows.tolist()]), len(captions))
+    return _fixed_inputs(torch.from_numpy(audio), text)
 
 
 def _small_clap_inputs(
@@ -88,8 +85,11 @@ def _small_clap_inputs(
             trainable,
         )
     with torch.no_grad():
-        audio_embeddings, text_embeddings = audio.projection(pooled_audio), text.projection(pooled_text)
-    return TowerInputs(lambda rows: audio_embeddings[rows], lambda rows: text_embeddings[rows], [])
+        return _fixed_inputs(audio.projection(pooled_audio), text.projection(pooled_text))
+
+
+def _fixed_inputs(audio: Float[Tensor, "clip dim"], text: Float[Tensor, "caption dim"]) -> TowerInputs:
+    return TowerInputs(lambda rows: audio[rows], lambda rows: text[rows], [])
 
 
 @torch.no_grad()

@@ -64,7 +64,7 @@ class _MainJob:
         if self._config.training.supervised:
             captioners[SUPERVISED] = self._stages.supervised.path
         deaf_reward = self._stages.reward(HeadKind.text_only).path if self._config.training.controls else None
-        self._stages.forget_log_mels()
+        self._stages.forget_audio()
         with ray_session(self._config.cluster, self._config.reward.num_shards):
             with self._timed("ppo"):
                 captioners[TUNED] = tune(self._tuning_job("main", captioners[BASELINE], reward), self._run)

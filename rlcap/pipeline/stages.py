@@ -273,7 +273,7 @@ class Stages:
                 lambda _, loss: advance(f"loss {loss:.2f}"),
             )
 
-    def forget_log_mels(self) -> None:
+    def forget_audio(self) -> None:
         """Free the memory of frames and embeddings that no later stage asks for."""
         self._log_mels.clear()
         self._embedded.clear()
