@@ -36,25 +36,23 @@ class CaptionActor:
         source: AudioSource,
         policy: Captioner,
         reference: Captioner,
-        reward_client: RewardClient,
         sampling: SamplingConfig,
         samples_per_clip: int,
     ) -> None:
         self._source = source
         self.policy = policy.eval().requires_grad_(False)
         self._reference = reference.eval().requires_grad_(False)
-        self._reward_client = reward_client
         self._sampling = sampling
         self._samples_per_clip = samples_per_clip
 
-    def caption(self, batch: CursorBatch, policy_version: int) -> ActorResult:
-        """Sample and score the group of every clip at these positions that can be used."""
+    def caption(self, batch: CursorBatch, policy_version: int, reward_client: RewardClient) -> ActorResult:
+        """Sample the group of every clip at these positions that can be used, and have it scored."""
         clips, quarantined = self._source.read(batch.positions)
         if not clips:
             return ActorResult(None, tuple(quarantined), audio_s=0.0)
         rollouts = self._sample(clips, batch, policy_version)
         request = RewardRequest(tuple(clips), rollouts.captions, rollouts.clip_index)
-        scored = ScoredRollouts(rollouts, self._reward_client.score(request))
+        scored = ScoredRollouts(rollouts, reward_client.score(request))
         audio_s = sum(len(clip.waveform) / clip.sample_rate_hz for clip in clips)
         return ActorResult(scored, tuple(quarantined), audio_s)
 

@@ -38,7 +38,6 @@ class ActorPlan:
     source: AudioSource
     baseline: Path
     """Captioner directory: the frozen reference, and the policy before its first update."""
-    reward_client: RewardClient
     sampling: SamplingConfig
     samples_per_clip: int
     num_threads: int
@@ -49,6 +48,8 @@ class RolloutInfo:
     """What the driver needs to know of a batch, without its rollouts."""
 
     policy_version: int
+    reward_version: str
+    """Empty where nothing was scored."""
     num_captions: int
     """0 where no clip of the batch could be used: then there are no rollouts."""
     audio_s: float
@@ -68,16 +69,15 @@ class CaptionEnvRunner(EnvRunner):
             plan.source,
             policy=load_captioner(plan.baseline),
             reference=load_captioner(plan.baseline),
-            reward_client=plan.reward_client,
             sampling=plan.sampling,
             samples_per_clip=plan.samples_per_clip,
         )
         self._policy_version = -1
 
     def caption(
-        self, batch: CursorBatch, policy_version: int, weights: FlatWeights
+        self, batch: CursorBatch, policy_version: int, weights: FlatWeights, reward_client: RewardClient
     ) -> tuple[ScoredRollouts | None, RolloutInfo]:
-        """Caption one cursor batch with these weights, loading them when their version is new.
+        """Caption one cursor batch with these weights, loading them when their version is new, and have it scored.
 
         Called with two returns: the rollouts stay in the object store, the info goes to the driver.
         """
@@ -85,9 +85,10 @@ class CaptionEnvRunner(EnvRunner):
         if policy_version != self._policy_version:
             load_into(self._actor.policy, weights)
             self._policy_version = policy_version
-        result = self._actor.caption(batch, policy_version)
+        result = self._actor.caption(batch, policy_version, reward_client)
         info = RolloutInfo(
             policy_version=policy_version,
+            reward_version=result.scored.rewards.reward_version if result.scored else "",
             num_captions=len(result.scored.rollouts.captions) if result.scored else 0,
             audio_s=result.audio_s,
             wall_s=time.monotonic() - start,

@@ -46,6 +46,10 @@ class EmbeddingCache:
         self._entries.move_to_end(key)
         return embedding
 
+    def peek(self, key: EmbeddingKey) -> Float32[np.ndarray, " dim"] | None:
+        """Return the embedding or None; neither counted nor noted as a use."""
+        return self._entries.get(key)
+
     def put(self, key: EmbeddingKey, embedding: Float32[np.ndarray, " dim"]) -> None:
         """Keep a copy of an embedding; one that is larger than the whole cache is not kept."""
         self._forget(key)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
@@ -47,6 +48,14 @@ class Clap(Protocol):
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read what `save` wrote. Raises CheckpointError that names what is missing or differs."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """Move all weights to a device; inputs are brought there."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """All weights by name."""
         ...
 
     def eval(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,23 @@ import ray
 from jaxtyping import Int64
 
 from reward_server.controls import hear_other_clips
-from reward_server.routing import owner
-from reward_server.shard_actor import LiveModel, ShardAnswer, ShardHandle, ShardRequest
+from reward_server.roster import Roster
+from reward_server.shard import ShardScores
+from reward_server.shard_actor import ServedModel, ShardHandle, ShardRequest
 from rlcap.types import RewardBatch, RewardRequest
+
+PAUSE_S = 0.25
+"""Before asking again where every shard has failed: Ray takes seconds to start one anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a client waits, in seconds."""
+
+    request_s: float
+    """For all scores of a request; what is missing then is marked as failed."""
+    shard_s: float
+    """For one shard, before others are asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +43,24 @@ class _Part:
 class ShardedRewardClient:
     """A `RewardClient` over shards; travels to other processes.
 
-    A score that a shard could not give in time is marked as failed, with a sentence that names the shard. All scores
-    of a request are by one version: a shard that answered by an older one is asked again. With `hears_other_clips`
-    every caption is scored against another clip of its request, as a control.
+    All scores are by one model. What a shard does not answer, because it was lost or hangs, is asked of the shards that
+    own those clips without it; a score that cannot be had in time is marked as failed, with a sentence that names the
+    shard. With `hears_other_clips` every caption is scored against another clip of its request, as a control.
     """
 
     def __init__(
-        self, shards: Sequence[ShardHandle], live: LiveModel, timeout_s: float, *, hears_other_clips: bool = False
+        self,
+        roster: Roster,
+        model: ServedModel,
+        patience: Patience,
+        *,
+        shadow: ServedModel | None = None,
+        hears_other_clips: bool = False,
     ) -> None:
-        self._shards = {shard.name: shard for shard in shards}
-        self._live = live
-        self._timeout_s = timeout_s
+        self._roster = roster
+        self._model = model
+        self._patience = patience
+        self._shadow = shadow
         self._hears_other_clips = hears_other_clips
 
     def score(self, request: RewardRequest) -> RewardBatch:
@@ -48,80 +69,79 @@ class ShardedRewardClient:
         Raises ValueError where `clip_index` does not fit the clips and captions.
         """
         _check(request)
+        answer = _Answer(request)
+        if self._hears_other_clips and len(request.clips) < 2:
+            return self._batch(answer, ["a single clip cannot be exchanged with another one"])
         if self._hears_other_clips:
-            if len(request.clips) < 2:
-                return self._merge(request, [], ["a single clip cannot be exchanged with another one"])
             request = hear_other_clips(request)
-        deadline = time.monotonic() + self._timeout_s
-        outstanding = self._parts(request)
-        answered: list[tuple[_Part, ShardAnswer]] = []
-        reasons: list[str] = []
-        while outstanding:
-            answers, faults = _ask(outstanding, self._live, deadline, self._timeout_s)
-            reasons += faults
-            answered += answers
-            self._live = max((answer.live for _, answer in answered), key=_generation, default=self._live)
-            outstanding = [part for part, answer in answered if answer.live.generation < self._live.generation]
-            answered = [one for one in answered if one[1].live.generation == self._live.generation]
-        return self._merge(request, answered, reasons)
+        deadline = time.monotonic() + self._patience.request_s
+        missing = np.arange(len(request.captions))
+        silent: set[str] = set()
+        while True:
+            lost = self._ask(self._parts(request, missing, silent), answer, deadline)
+            missing = np.sort(np.concatenate([part.rows for part, _ in lost])) if lost else missing[:0]
+            if not len(missing) or time.monotonic() >= deadline:
+                return self._batch(answer, [reason for _, reason in lost])
+            silent |= {part.shard.name for part, _ in lost}
+            if all(shard.name in silent for shard in self._roster.shards):
+                silent.clear()
+                time.sleep(PAUSE_S)
 
-    def _parts(self, request: RewardRequest) -> list[_Part]:
-        """Split a request by the owners of its clips; the audio goes to the object store, one object a shard."""
-        names = list(self._shards)
-        owners = np.array([names.index(owner(clip.clip_id, names)) for clip in request.clips], dtype=np.int64)
+    def _parts(self, request: RewardRequest, rows: Int64[np.ndarray, " row"], silent: Collection[str]) -> list[_Part]:
+        """Split rows by the owners of their clips; the audio goes to the object store, one object a shard."""
+        shards = self._roster.shards
+        number_of = {shard.name: number for number, shard in enumerate(shards)}
+        asked = [self._roster.answering(clip.clip_id, without=silent) for clip in request.clips]
+        owners = np.array([number_of[shard.name] for shard in asked if shard is not None], dtype=np.int64)
+        owner_of_row = owners[request.clip_index[rows]]
         parts = []
-        for number, name in enumerate(names):
-            rows = np.flatnonzero(owners[request.clip_index] == number) if len(owners) else np.zeros(0, np.int64)
-            if not len(rows):
-                continue
-            numbers, clip_index = np.unique(request.clip_index[rows], return_inverse=True)
+        for number in np.unique(owner_of_row).tolist():
+            mine = rows[owner_of_row == number]
+            numbers, clip_index = np.unique(request.clip_index[mine], return_inverse=True)
             clips = tuple(request.clips[clip] for clip in numbers)
             shard_request = ShardRequest(
-                self._live,
+                self._model,
+                self._shadow,
                 tuple(clip.clip_id for clip in clips),
                 ray.put(clips),
-                tuple(request.captions[row] for row in rows),
+                tuple(request.captions[row] for row in mine),
                 clip_index,
             )
-            parts.append(_Part(self._shards[name], rows, shard_request))
+            parts.append(_Part(shards[number], mine, shard_request))
         return parts
 
-    def _merge(
-        self, request: RewardRequest, answered: Sequence[tuple[_Part, ShardAnswer]], reasons: Sequence[str]
-    ) -> RewardBatch:
-        scores = np.full(len(request.captions), np.nan, dtype=np.float32)
-        all_reasons = list(reasons)
-        for part, answer in answered:
-            scores[part.rows] = answer.scores.scores
-            all_reasons += answer.scores.failure_reasons
-        version = self._live.version + ("-hears-other-clips" if self._hears_other_clips else "")
-        return RewardBatch(scores, np.isnan(scores), tuple(dict.fromkeys(all_reasons)), version)
+    def _ask(self, parts: Sequence[_Part], answer: _Answer, deadline: float) -> list[tuple[_Part, str]]:
+        """Ask all shards at once and take their answers; return the parts that got none, and why."""
+        pending = [(part, part.shard.score(part.request)) for part in parts]
+        deadline = min(deadline, time.monotonic() + self._patience.shard_s)
+        lost: list[tuple[_Part, str]] = []
+        for part, reference in pending:
+            try:
+                answer.take(part, ray.get(reference, timeout=max(0.0, deadline - time.monotonic())))
+            except ray.exceptions.GetTimeoutError:
+                ray.cancel(reference)
+                lost.append((part, f"{part.shard.name} did not answer in time"))
+            except ray.exceptions.RayError as error:
+                lost.append((part, f"{part.shard.name} failed: {str(error).strip().splitlines()[-1]}"))
+        return lost
+
+    def _batch(self, answer: _Answer, reasons: Sequence[str]) -> RewardBatch:
+        version = self._model.version + ("-hears-other-clips" if self._hears_other_clips else "")
+        return RewardBatch(
+            answer.scores, np.isnan(answer.scores), tuple(dict.fromkeys([*answer.reasons, *reasons])), version
+        )
 
 
-def _ask(
-    parts: Sequence[_Part], live: LiveModel, deadline: float, timeout_s: float
-) -> tuple[list[tuple[_Part, ShardAnswer]], list[str]]:
-    """Ask all shards at once; return the answers, and a sentence for each shard that gave none."""
-    pending = [(part, part.shard.score(_by(part.request, live))) for part in parts]
-    answers: list[tuple[_Part, ShardAnswer]] = []
-    faults: list[str] = []
-    for part, reference in pending:
-        try:
-            answers.append((part, ray.get(reference, timeout=max(0.0, deadline - time.monotonic()))))
-        except ray.exceptions.GetTimeoutError:
-            ray.cancel(reference)
-            faults.append(f"{part.shard.name} did not answer within {timeout_s:g} s")
-        except ray.exceptions.RayError as error:
-            faults.append(f"{part.shard.name} failed: {str(error).strip().splitlines()[-1]}")
-    return answers, faults
+class _Answer:
+    """The scores of a request as they come in."""
 
+    def __init__(self, request: RewardRequest) -> None:
+        self.scores = np.full(len(request.captions), np.nan, dtype=np.float32)
+        self.reasons: list[str] = []
 
-def _by(request: ShardRequest, live: LiveModel) -> ShardRequest:
-    return ShardRequest(live, request.clip_ids, request.clips, request.captions, request.clip_index)
-
-
-def _generation(live: LiveModel) -> int:
-    return live.generation
+    def take(self, part: _Part, found: ShardScores) -> None:
+        self.scores[part.rows] = found.scores
+        self.reasons += found.failure_reasons
 
 
 def _check(request: RewardRequest) -> None:

@@ -76,7 +76,7 @@ class HfClap(nn.Module):
 
         Rows have length 1.
         """
-        embedded: Float32[np.ndarray, "clip dim"] = torch.cat([self._embed_clip(clip) for clip in clips]).numpy()
+        embedded: Float32[np.ndarray, "clip dim"] = torch.cat([self._embed_clip(clip) for clip in clips]).cpu().numpy()
         return embedded
 
     @torch.no_grad()
@@ -85,6 +85,7 @@ class HfClap(nn.Module):
         tokens = self.tokenizer(
             list(captions), padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
         )
+        tokens = tokens.to(self.model.device)
         output = self.model.get_text_features(tokens["input_ids"], attention_mask=tokens["attention_mask"])
         embedded: Tensor = output.pooler_output
         return embedded
@@ -136,7 +137,10 @@ class HfClap(nn.Module):
             truncation = "fusion" if self._is_fused else "rand_trunc"
             heard = extractor(waveform, truncation=truncation, sampling_rate=extractor.sampling_rate)
             mels, is_longer = torch.from_numpy(heard["input_features"][0]), heard["is_longer"][0][0]
-        output = self.model.get_audio_features(mels[None].float(), is_longer=torch.tensor([[is_longer]]))
+        device = self.model.device
+        output = self.model.get_audio_features(
+            mels[None].float().to(device), is_longer=torch.tensor([[is_longer]], device=device)
+        )
         embedded: Tensor = output.pooler_output
         return embedded
 

@@ -1,4 +1,4 @@
-"""Gathers work of several threads into one pass of a model."""
+"""Gathers work of several threads into one pass of a model, and makes threads wait while too much is queued."""
 
 from __future__ import annotations
 
@@ -6,45 +6,95 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True, slots=True)
+class BatchCounts:
+    """What a batcher has done since it was made, and what waits now; sizes are in captions."""
+
+    num_batches: int
+    total_size: int
+    queued_size: int
+    """Waiting for a batch now."""
+    num_held_back: int
+    """Jobs that found the queue full."""
+    held_back_s: float
+    """Seconds for which they waited for room."""
+
+
 class MicroBatcher(Generic[Job, Result]):
-    """Runs jobs together: the first thread to come waits a moment for others, then runs for all of them."""
+    """Runs jobs together, one batch at a time, after a moment in which others may come.
+
+    Threads that submit wait for their own job alone. A job that would take the queue beyond `max_queued` waits until
+    there is room; a larger one is taken into an empty queue. With `merge` off every job is a batch of its own.
+    """
 
     def __init__(
         self,
         run: Callable[[Sequence[Job]], Sequence[Result]],
         size_of: Callable[[Job], int],
+        *,
         max_size: int,
         max_wait_s: float,
+        max_queued: int,
+        merge: bool = True,
     ) -> None:
         self._run = run
         self._size_of = size_of
         self._max_size = max_size
-        self._max_wait_s = max_wait_s
+        self._max_wait_s = max_wait_s if merge else 0.0
+        self._max_queued = max_queued
+        self._merge = merge
         self._waiting: list[tuple[Job, Future[Result]]] = []
-        self._has_leader = False
+        self._queued_size = 0
+        self._is_serving = False
         self._changed = threading.Condition()
+        self._server = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gather")
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="micro-batch")
+        self._num_batches = 0
+        self._total_size = 0
+        self._num_held_back = 0
+        self._held_back_s = 0.0
 
     def submit(self, job: Job) -> Result:
         """Run `job`, perhaps together with others; raises what `run` raised for the batch that it was in."""
         future: Future[Result] = Future()
+        size = self._size_of(job)
         with self._changed:
+            self._wait_for_room(size)
             self._waiting.append((job, future))
+            self._queued_size += size
             self._changed.notify_all()
-            leads = not self._has_leader
-            self._has_leader = True
-        if leads:
-            self._lead()
+            if not self._is_serving:
+                self._is_serving = True
+                self._server.submit(self._serve)
         return future.result()
 
-    def _lead(self) -> None:
-        """Run batches until nobody waits: a job that came during a batch has no other leader."""
+    def counts(self) -> BatchCounts:
+        """What was done so far, and what waits now."""
+        with self._changed:
+            return BatchCounts(
+                self._num_batches, self._total_size, self._queued_size, self._num_held_back, self._held_back_s
+            )
+
+    def _wait_for_room(self, size: int) -> None:
+        if not self._is_full(size):
+            return
+        self._num_held_back += 1
+        start = time.monotonic()
+        self._changed.wait_for(lambda: not self._is_full(size))
+        self._held_back_s += time.monotonic() - start
+
+    def _is_full(self, size: int) -> bool:
+        return bool(self._waiting) and self._queued_size + size > self._max_queued
+
+    def _serve(self) -> None:
+        """Run batches until nobody waits."""
         while batch := self._gather():
             jobs, futures = zip(*batch, strict=True)
             # On a thread of its own, so that whatever is raised reaches every thread that waits for this batch.
@@ -61,15 +111,19 @@ class MicroBatcher(Generic[Job, Result]):
         """Wait for jobs up to the bounds, take whole jobs up to the largest size; step down where there are none."""
         with self._changed:
             deadline = time.monotonic() + self._max_wait_s
-            while self._waiting and self._size() < self._max_size and (left := deadline - time.monotonic()) > 0:
+            while self._waiting and self._queued_size < self._max_size and (left := deadline - time.monotonic()) > 0:
                 self._changed.wait(left)
             batch: list[tuple[Job, Future[Result]]] = []
             size = 0
-            while self._waiting and (not batch or size + self._size_of(self._waiting[0][0]) <= self._max_size):
+            while self._waiting and (not batch or self._fits(size)):
                 batch.append(self._waiting.pop(0))
                 size += self._size_of(batch[-1][0])
-            self._has_leader = bool(batch)
+            self._queued_size -= size
+            self._total_size += size
+            self._num_batches += bool(batch)
+            self._is_serving = bool(batch)
+            self._changed.notify_all()
             return batch
 
-    def _size(self) -> int:
-        return sum(self._size_of(job) for job, _ in self._waiting)
+    def _fits(self, size: int) -> bool:
+        return self._merge and size + self._size_of(self._waiting[0][0]) <= self._max_size

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -40,6 +40,7 @@ class ClapReward:
         self._head = head.eval().requires_grad_(False)
         self._terms = terms or TextTermsConfig()
         self._sigmoid_output = sigmoid_output
+        self._device = torch.device("cpu")
         self._encoder_fingerprint = clap.encoder_fingerprint
         settings = json.dumps([clap.fingerprint, self._settings()], sort_keys=True)
         self._version = content_hash(settings.encode(), head.state_dict())
@@ -53,6 +54,19 @@ class ClapReward:
     def encoder_fingerprint(self) -> str:
         """Hash of what makes audio embeddings."""
         return self._encoder_fingerprint
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory that the weights take."""
+        weights = [*self._clap.state_dict().values(), *self._head.state_dict().values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in weights)
+
+    def to(self, device: torch.device) -> Self:
+        """Move the towers and the head to a device; returns itself."""
+        self._clap.to(device)
+        self._head.to(device)
+        self._device = device
+        return self
 
     def embed_audio(self, clips: Sequence[Clip]) -> Float32[np.ndarray, "clip dim"]:
         """One embedding a clip; does not depend on the other clips in the call."""
@@ -70,8 +84,8 @@ class ClapReward:
             return np.zeros(0, dtype=np.float32)
         place = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
         text = self._clap.embed_captions(list(place))[[place[caption] for caption in captions]]
-        raw = self._head(torch.from_numpy(audio[clip_index]), text)
-        scores: Float32[np.ndarray, " batch"] = (raw.sigmoid() if self._sigmoid_output else raw).numpy()
+        raw = self._head(torch.from_numpy(audio[clip_index]).to(self._device), text)
+        scores: Float32[np.ndarray, " batch"] = (raw.sigmoid() if self._sigmoid_output else raw).cpu().numpy()
         scores += weighted_terms(captions, self._terms)
         return scores
 

@@ -111,12 +111,14 @@ class SmallClap(nn.Module):
     def embed_clips(self, clips: Sequence[Clip]) -> Float32[np.ndarray, "clip dim"]:
         """Embed clips of any sample rate, one by one: products of matrices round differently in larger batches."""
         rows = [self.embed_features(self._log_mel([clip])) for clip in clips]
-        embedded: Float32[np.ndarray, "clip dim"] = torch.cat(rows).numpy()
+        embedded: Float32[np.ndarray, "clip dim"] = torch.cat(rows).cpu().numpy()
         return embedded
 
     def embed_features(self, features: PolicyFeatures) -> Float[Tensor, "clip dim"]:
         """Embed log-mel frames `[clip, frame, mel]`; not normalised."""
-        embedded: Tensor = self.audio_tower(torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask))
+        device = self.log_logit_scale.device
+        frames, mask = torch.from_numpy(features.frames).to(device), torch.from_numpy(features.frame_mask).to(device)
+        embedded: Tensor = self.audio_tower(frames, mask)
         return embedded
 
     def embed_captions(self, captions: Sequence[str]) -> Float[Tensor, "caption dim"]:
@@ -130,7 +132,8 @@ class SmallClap(nn.Module):
 
     def embed_tokens(self, tokens: tuple[Tensor, Tensor]) -> Float[Tensor, "caption dim"]:
         """Embed what `tokenize` returned."""
-        embedded: Tensor = self.text_tower(*tokens)
+        device = self.log_logit_scale.device
+        embedded: Tensor = self.text_tower(*(part.to(device) for part in tokens))
         return embedded
 
     def save(self, directory: Path) -> None:

@@ -28,6 +28,7 @@ from rlcap.algorithm.settings import CaptionPPOConfig, RunPlan, algorithm_config
 from rlcap.captioners.loading import load_captioner
 from rlcap.captioners.weights import load_into
 from rlcap.errors import CheckpointError
+from rlcap.protocols import RewardClient
 from rlcap.types import Quarantined, ScoredRollouts
 
 LEARNER, CAPTIONER, STATE = "learner", "captioner", "state.json"
@@ -44,11 +45,11 @@ class UpdateReport:
     quarantined: tuple[Quarantined, ...]
     failure_reasons: tuple[str, ...]
     """Why captions could not be scored, each reason once."""
-    rollouts: tuple[ray.ObjectRef, ...]
+    batches: tuple[CollectedBatch, ...]
 
     def first_rollouts(self) -> ScoredRollouts:
         """Fetch the first batch, for sample captions."""
-        scored: ScoredRollouts = ray.get(self.rollouts[0])
+        scored: ScoredRollouts = ray.get(self.batches[0].rollouts)
         return scored
 
 
@@ -70,6 +71,7 @@ class CaptionPPO(Algorithm):
         self._update = 0
         self.check_interrupt = lambda: None
         self._policy = load_captioner(self._plan.baseline)
+        self._reward_client = ray.put(self._plan.reward_client)
         self._start_pipeline(learner_weights(self.learner_group), self._new_cursor())
 
     def training_step(self) -> None:
@@ -90,7 +92,7 @@ class CaptionPPO(Algorithm):
                 *(item for batch in batches for item in batch.info.quarantined),
             ),
             failure_reasons=result.failure_reasons,
-            rollouts=tuple(batch.rollouts for batch in batches),
+            batches=tuple(batches),
         )
         for name, value in self.last_report.metrics.items():
             self.metrics.log_value((METRICS, name), value, window=1)
@@ -124,6 +126,11 @@ class CaptionPPO(Algorithm):
         """Leave restarts to Ray: requests carry all that a restarted actor needs."""
         return []
 
+    def use_reward(self, reward_client: RewardClient) -> int:
+        """Score by this client from an update on of which nothing is under way yet; returns its number, from 1."""
+        self._reward_client = ray.put(reward_client)
+        return self._pipeline.use_reward(self._reward_client) + 1
+
     @property
     def num_updates_done(self) -> int:
         """Updates behind the current weights."""
@@ -152,6 +159,7 @@ class CaptionPPO(Algorithm):
             timeout_s=cluster.rollout_timeout_s,
             check_interrupt=lambda: self.check_interrupt(),
         )
+        self._pipeline.use_reward(self._reward_client)
         self._publish(result)
 
     def _publish(self, result: LearnerResult) -> None:
@@ -177,6 +185,7 @@ class CaptionPPO(Algorithm):
         return {
             "actors/lost_batches": float(self._pipeline.num_lost),
             "actors/skipped_batches": float(self._pipeline.num_skipped),
+            "actors/rescored_batches": float(self._pipeline.num_rescored),
         }
 
 

@@ -3,6 +3,8 @@
 An update trains on the next R batches of the audio stream, whoever captions them and in whatever order they come back;
 a batch of which no clip can be used is skipped, and the one behind it moves up. That depends on the clips alone.
 
+All batches of an update are scored by one reward model: that of its first batch, however often the model is swapped.
+
 A batch may be asked for once its update lies at most `max_staleness` versions ahead of the policy: so the bound holds
 by construction, and with 0 the run is synchronous.
 """
@@ -37,16 +39,27 @@ POLL_S = 0.2
 class CollectedBatch:
     """One cursor batch, captioned and scored; the rollouts stay in Ray's object store."""
 
+    batch: CursorBatch
+    reward_client: ray.ObjectRef
+    """Of whom it was scored."""
     rollouts: ray.ObjectRef
     info: RolloutInfo
 
 
 @dataclass(frozen=True, slots=True)
-class _Request:
+class _Task:
+    """A batch to be captioned, and by whom it is to be scored."""
+
     batch: CursorBatch
+    reward_client: ray.ObjectRef
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    task: _Task
     actor_id: int
     rollouts: ray.ObjectRef
-    attempt: int
     deadline: float
 
 
@@ -73,7 +86,7 @@ class RolloutPipeline:
         # One request ahead hides the way to the driver and back, but in synchronous mode nothing runs ahead.
         self._max_in_flight = 2 if max_staleness else 1
         self._in_flight: dict[ray.ObjectRef, _Request] = {}
-        self._waiting: list[tuple[CursorBatch, int]] = []  # lost batches, with their next attempt
+        self._waiting: list[_Task] = []  # to be asked for again
         self._ready: dict[int, CollectedBatch] = {}
         self._awaited: list[int] = []  # batches asked for and neither handed out nor skipped, in stream order
         self._unusable: set[int] = set()  # positions of the batches skipped since a clip could be used
@@ -82,7 +95,10 @@ class RolloutPipeline:
         self._update = 0
         self._version = 0
         self._weights: ray.ObjectRef | None = None
+        self._reward_client: ray.ObjectRef | None = None
+        self._reward_clients: dict[int, ray.ObjectRef] = {}  # by update, from its first batch on
         self.num_lost = 0
+        self.num_rescored = 0
         self.num_skipped = 0
         self.next_batch = self._upcoming.batch_index
         """The first batch of the stream that no update handed out so far has used."""
@@ -90,6 +106,11 @@ class RolloutPipeline:
     def publish(self, policy_version: int, weights: ray.ObjectRef) -> None:
         """Answer all further requests with these weights."""
         self._version, self._weights = policy_version, weights
+
+    def use_reward(self, reward_client: ray.ObjectRef) -> int:
+        """Let this client score every update of which no batch has been asked for yet; returns the first of them."""
+        self._reward_client = reward_client
+        return max([*self._reward_clients], default=self._update - 1) + 1
 
     def collect(self, update: int) -> list[CollectedBatch]:
         """Wait for all batches of an update, in stream order; updates are asked for one after another.
@@ -101,12 +122,14 @@ class RolloutPipeline:
         """
         self._update = update
         while not self._has_update():
+            self._send_strays_back()
             self._submit()
             self._receive()
             self._check_interrupt()
         handed_out = self._awaited[: self._batches_per_update]
         del self._awaited[: self._batches_per_update]
         self.next_batch = handed_out[-1] + 1
+        self._reward_clients.pop(update, None)
         self._update += 1
         self._submit()  # the actors go on while the learner updates
         return [self._ready.pop(index) for index in handed_out]
@@ -117,30 +140,47 @@ class RolloutPipeline:
         return taken
 
     def _has_update(self) -> bool:
+        found = self._ready_for_update()
+        return len(found) == self._batches_per_update and len({batch.info.reward_version for batch in found}) == 1
+
+    def _ready_for_update(self) -> list[CollectedBatch]:
         wanted = self._awaited[: self._batches_per_update]
-        return len(wanted) == self._batches_per_update and all(index in self._ready for index in wanted)
+        return [self._ready[index] for index in wanted if index in self._ready]
+
+    def _send_strays_back(self) -> None:
+        """Have batches scored again that moved up from behind a swap, when one before them was skipped."""
+        found = self._ready_for_update()
+        if len(found) < self._batches_per_update:
+            return
+        last = found[-1]
+        for stray in found:
+            if stray.info.reward_version != last.info.reward_version:
+                self.num_rescored += 1
+                del self._ready[stray.batch.batch_index]
+                self._waiting.append(_Task(stray.batch, last.reward_client))
 
     def _submit(self) -> None:
         while (actor_id := self._idlest_actor()) is not None:
             if self._waiting:
-                batch, attempt = self._waiting.pop(0)
-            elif self._update + len(self._awaited) // self._batches_per_update - self._version <= self._max_staleness:
-                batch, attempt = self._upcoming, 1
-                self._awaited.append(batch.batch_index)
-                self._upcoming = self._cursor.next()
-            else:
+                self._ask(actor_id, self._waiting.pop(0))
+                continue
+            update = self._update + len(self._awaited) // self._batches_per_update
+            if update - self._version > self._max_staleness:
                 return
-            self._ask(actor_id, batch, attempt)
+            reward_client = self._reward_clients.setdefault(update, self._reward_client)
+            self._ask(actor_id, _Task(self._upcoming, reward_client))
+            self._awaited.append(self._upcoming.batch_index)
+            self._upcoming = self._cursor.next()
 
     def _idlest_actor(self) -> int | None:
         load = Counter(request.actor_id for request in self._in_flight.values())
         actor_id = min(self._attendance.present, key=lambda each: (load[each], each), default=None)
         return actor_id if actor_id is not None and load[actor_id] < self._max_in_flight else None
 
-    def _ask(self, actor_id: int, batch: CursorBatch, attempt: int) -> None:
+    def _ask(self, actor_id: int, task: _Task) -> None:
         call = self._actors[actor_id].caption.options(num_returns=2)
-        rollouts, info = call.remote(batch, self._version, self._weights)
-        self._in_flight[info] = _Request(batch, actor_id, rollouts, attempt, self._deadline())
+        rollouts, info = call.remote(task.batch, self._version, self._weights, task.reward_client)
+        self._in_flight[info] = _Request(task, actor_id, rollouts, self._deadline())
 
     def _deadline(self) -> float:
         return time.monotonic() + self._timeout_s * self._max_in_flight
@@ -172,9 +212,11 @@ class RolloutPipeline:
         else:
             if info.num_captions:
                 self._unusable.clear()
-                self._ready[request.batch.batch_index] = CollectedBatch(request.rollouts, info)
+                task = request.task
+                collected = CollectedBatch(task.batch, task.reward_client, request.rollouts, info)
+                self._ready[task.batch.batch_index] = collected
             else:
-                self._skip(request.batch, info)
+                self._skip(request.task.batch, info)
 
     def _skip(self, batch: CursorBatch, info: RolloutInfo) -> None:
         self.num_skipped += 1
@@ -191,13 +233,14 @@ class RolloutPipeline:
 
     def _ask_again(self, request: _Request, lost: Exception) -> None:
         self.num_lost += 1
-        log.warning("caption actor %d was lost; batch %d is sampled again", request.actor_id, request.batch.batch_index)
-        if request.attempt >= MAX_ATTEMPTS:
+        task = request.task
+        log.warning("caption actor %d was lost; batch %d is sampled again", request.actor_id, task.batch.batch_index)
+        if task.attempt >= MAX_ATTEMPTS:
             raise ActorLostError(
-                f"batch {request.batch.batch_index} lost its caption actor {MAX_ATTEMPTS} times; "
+                f"batch {task.batch.batch_index} lost its caption actor {MAX_ATTEMPTS} times; "
                 "see Ray's logs for why the actor dies (often memory)"
             ) from lost
-        self._waiting.append((request.batch, request.attempt + 1))
+        self._waiting.append(replace(task, attempt=task.attempt + 1))
 
     def _restart_hung_actors(self) -> None:
         now = time.monotonic()

@@ -14,6 +14,7 @@ from learner.rl_module import captioner_module_spec
 from rlcap.config.algorithm import PPOConfig
 from rlcap.config.cluster import ClusterConfig
 from rlcap.config.training import TrainingConfig
+from rlcap.protocols import RewardClient
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class RunPlan:
     """Everything a PPO run is made of, its reward server apart."""
 
     actor: ActorPlan
+    reward_client: RewardClient
+    """Of the model that scores first."""
     ppo: PPOConfig
     training: TrainingConfig
     cluster: ClusterConfig

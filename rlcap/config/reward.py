@@ -175,6 +175,8 @@ class TextTermsConfig(Section):
 class ProbeConfig(Section):
     """What a candidate must show on the probe set before it may replace the live reward model."""
 
+    num_clips: int = 8
+    """Clips of the latest update whose captions are the probe set."""
     min_spread: float = 1e-6
     """Least standard deviation of its scores."""
     min_rank_agreement: float = -1.0
@@ -182,6 +184,7 @@ class ProbeConfig(Section):
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range."""
+        yield from must_be_positive(num_clips=self.num_clips)
         yield from must_not_be_negative(min_spread=self.min_spread)
         if not -1 <= self.min_rank_agreement <= 1:
             yield f"min_rank_agreement must lie in [-1, 1], got {self.min_rank_agreement}"
@@ -203,6 +206,12 @@ class RewardConfig(Section):
     """Audio embeddings that one shard keeps; 0 keeps none."""
     timeout_s: float = 120.0
     """Longest wait for one request, restarts of shards included."""
+    shard_timeout_s: float = 30.0
+    """Longest wait for one shard: its part goes to another one then, and a shard that hangs is replaced."""
+    max_queued: int = 4096
+    """Captions that may wait in front of one shard's model; while there are more, callers wait."""
+    memory_mb: float = 0.0
+    """Memory that the reward models of one shard may take; 0: what its machine or GPU has free."""
     max_batch_size: int = 256
     """Captions in one pass of the text tower."""
     max_wait_ms: float = 2.0
@@ -223,11 +232,14 @@ class RewardConfig(Section):
         yield from must_be_positive(
             num_shards=self.num_shards,
             timeout_s=self.timeout_s,
+            shard_timeout_s=self.shard_timeout_s,
+            max_queued=self.max_queued,
             max_batch_size=self.max_batch_size,
             pairs_per_clip=self.pairs_per_clip,
         )
         yield from must_not_be_negative(
             cache_mb=self.cache_mb,
+            memory_mb=self.memory_mb,
             max_wait_ms=self.max_wait_ms,
             matching_pairs_per_clip=self.matching_pairs_per_clip,
         )

@@ -165,12 +165,12 @@ def _algorithm(job: TuningJob) -> Iterator[CaptionPPO]:
         actor = ActorPlan(
             source=job.source,
             baseline=job.baseline.resolve(),
-            reward_client=server.client(hear_other_clips=job.hear_other_clips),
             sampling=config.sampling,
             samples_per_clip=config.training.samples_per_clip,
             num_threads=max(1, int(config.cluster.actor_cpus)),
         )
-        plan = RunPlan(actor, config.algorithm, config.training, config.cluster, config.seed)
+        client = server.client(hear_other_clips=job.hear_other_clips)
+        plan = RunPlan(actor, client, config.algorithm, config.training, config.cluster, config.seed)
         with without_advice():
             algorithm = build_algorithm(plan)
         try:

@@ -95,13 +95,15 @@ def plan(tmp_path_factory, make_captioner):
         actor = ActorPlan(
             source=WithoutSome(ClipStore(tmp_path / "clips.arrow"), bad),
             baseline=tmp_path / "baseline",
-            reward_client=reward(tmp_path / "reward"),
             sampling=SamplingConfig(max_new_tokens=8),
             samples_per_clip=TRAINING.samples_per_clip,
             num_threads=1,
         )
         ppo = PPOConfig(learning_rate=1e-3, value_learning_rate=1e-3, minibatch_size=6, num_epochs=1)
-        return RunPlan(actor, ppo, TRAINING, ClusterConfig(num_actors=num_actors, actor_cpus=0.5, **cluster), seed)
+        client = reward(tmp_path / "reward")
+        return RunPlan(
+            actor, client, ppo, TRAINING, ClusterConfig(num_actors=num_actors, actor_cpus=0.5, **cluster), seed
+        )
 
     return make
 
@@ -115,7 +117,7 @@ def train(algorithm, num_updates):
         metrics.append(
             {k: v for k, v in report.metrics.items() if not k.startswith(("time/", "actors/")) and not k.endswith("_s")}
         )
-        batches += [ray.get(ref).rollouts for ref in report.rollouts]
+        batches += [ray.get(batch.rollouts).rollouts for batch in report.batches]
     return metrics, batches
 
 

@@ -1,4 +1,4 @@
-"""Real shards in real processes: routing, death and return, failures that stay failures, and the swap."""
+"""Real shards in real processes: routing, death and return, failures that stay failures, the swap, and elasticity."""
 
 import os
 import signal
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import ray
 import torch
+from scipy.stats import spearmanr
 
-from reward_server.client import ShardedRewardClient
 from reward_server.group import RewardServer
 from reward_server.heads import CosineHead, MlpHead
 from reward_server.routing import owner
@@ -65,10 +65,21 @@ def score_here(model, asked):
 @pytest.fixture(scope="module")
 def server():
     """Two shards; each test leaves LIVE live."""
-    started = RewardServer(LIVE, RewardConfig(num_shards=2), CLUSTER)
-    started.wait_until_ready(timeout_s=120)
+    started = RewardServer(LIVE, RewardConfig(num_shards=2, shard_timeout_s=4), CLUSTER)
+    started.wait_until_ready()
     yield started
     started.stop()
+
+
+def num_embedded(server):
+    return sum(shard.num_embedded for shard in server.statistics())
+
+
+def wait_until(condition, timeout_s=60):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 @ray.remote(num_cpus=0)
@@ -110,39 +121,57 @@ def test_the_control_scores_against_other_clips(server):
     assert control.score(one_clip).failed.all()
 
 
-def test_a_shard_that_stays_silent_fails_its_scores_in_time_and_is_named(server):
+def test_what_a_hanging_shard_owes_is_asked_of_another_and_it_is_replaced(server):
     asked = request()
-    client = ShardedRewardClient(server.shards, server._live, timeout_s=3.0)
-    silent = server.statistics()[1].process_id
-    os.kill(silent, signal.SIGSTOP)
+    hanging = server.statistics()[1].process_id
+    os.kill(hanging, signal.SIGSTOP)
+    begun = time.monotonic()
+    batch = server.client().score(asked)
+    assert 3 < time.monotonic() - begun < 30
+    np.testing.assert_allclose(batch.scores, score_here(LIVE, asked), rtol=1e-4, atol=1e-5)
+    assert [shard.name for shard in server.statistics()] == ["shard-0"]
+    wait_until(lambda: len(server.statistics()) == 2)
+    assert server.statistics()[1].process_id != hanging
+    assert server.num_replaced >= 1
+
+
+def test_a_score_that_nobody_gives_in_time_is_a_failure_that_names_the_shard():
+    server = RewardServer(LIVE, RewardConfig(num_shards=1, timeout_s=2, shard_timeout_s=1), CLUSTER)
+    server.wait_until_ready()
+    process_id = server.statistics()[0].process_id
+    os.kill(process_id, signal.SIGSTOP)
     try:
-        begun = time.monotonic()
-        batch = client.score(asked)
-        assert time.monotonic() - begun < 20
+        batch = server.client().score(request())
     finally:
-        os.kill(silent, signal.SIGCONT)
-    assert batch.failed.tolist() == [owner(f"clip-{clip}", SHARDS) == "shard-1" for clip in asked.clip_index]
-    assert batch.failure_reasons == ("shard-1 did not answer within 3 s",)
+        os.kill(process_id, signal.SIGCONT)
+        server.stop()
+    assert batch.failed.all()
+    assert np.isnan(batch.scores).all()
+    assert batch.failure_reasons == ("shard-0 did not answer in time",)
 
 
-def test_a_swap_is_staged_committed_and_rolled_back(server):
-    new, asked, client = reward(head=CosineHead()), request(), server.client()
-    misses = sum(shard.cache.num_misses for shard in server.statistics())
+def test_a_swap_is_staged_committed_and_rolled_back_and_a_new_head_hears_nothing_anew(server):
+    new, asked, before = reward(head=CosineHead()), request(), server.client()
+    before.score(asked)
+    heard = num_embedded(server)
     report = server.stage(new, asked)
     assert (report.live_version, report.candidate_version) == (LIVE.version, new.version)
-    assert client.score(asked).reward_version == LIVE.version
+    assert server.client().score(asked).reward_version == LIVE.version
     server.commit()
-    assert client.score(asked).reward_version == new.version
-    # A head over the same encoder hears nothing anew.
-    assert sum(shard.cache.num_misses for shard in server.statistics()) == misses
+    after = server.client().score(asked)
+    assert after.reward_version == new.version
+    np.testing.assert_allclose(after.scores, score_here(new, asked), rtol=1e-4, atol=1e-5)
+    # What began before the swap ends by the model that it began with.
+    assert before.score(asked).reward_version == LIVE.version
     server.rollback()
-    back = client.score(asked)
+    back = server.client().score(asked)
     assert back.reward_version == LIVE.version
     np.testing.assert_allclose(back.scores, score_here(LIVE, asked), rtol=1e-4, atol=1e-5)
+    assert num_embedded(server) == heard
 
 
 @pytest.mark.parametrize(
-    ("word", "fault"), [("dog", "of its 18 scores are not finite"), ("[CLS]", "18 of its 18 scores are not finite")]
+    ("word", "fault"), [("dog", "of its 18 scores are missing"), ("[CLS]", "18 of its 18 scores are missing")]
 )
 def test_a_broken_candidate_is_refused_and_the_live_model_stays(server, word, fault):
     asked = request()
@@ -153,32 +182,89 @@ def test_a_broken_candidate_is_refused_and_the_live_model_stays(server, word, fa
     assert server.client().score(asked).reward_version == LIVE.version
 
 
-def test_a_client_that_missed_a_swap_still_gets_one_version(server):
-    new, asked, late = reward(seed=1), request(), server.client()
-    server.stage(new, asked)
-    ray.get(server.shards[1].adopt(server._staged), timeout=60)  # the first half of a commit
-    batch = late.score(asked)
-    assert batch.reward_version == new.version
-    np.testing.assert_allclose(batch.scores, score_here(new, asked), rtol=1e-4, atol=1e-5)
-    server.commit()
-    server.rollback()
+def test_a_candidate_without_room_beside_the_live_model_is_refused_with_the_figures():
+    size_mb = LIVE.num_bytes / 1e6
+    server = RewardServer(LIVE, RewardConfig(num_shards=1, memory_mb=1.5 * size_mb), CLUSTER)
+    server.wait_until_ready()
+    expected = rf"refused and {LIVE.version} stays live: it needs 0\.\d MB beside the live model's 0\.\d MB"
+    with pytest.raises(RewardError, match=expected):
+        server.stage(reward(seed=1), request())
+    assert not server.client().score(request()).failed.any()
+    server.stop()
 
 
-def test_a_shard_that_is_killed_comes_back_with_the_live_model_and_answers(server):
-    new, asked, client = reward(seed=1), request(), server.client()
-    client.score(asked)
+def test_a_shadow_scores_the_traffic_and_nobody_uses_it(server):
+    new, asked = reward(head=CosineHead()), request()
+    with pytest.raises(RewardError, match="no reward model is staged"):
+        server.shadow()
+    server.stage(new, asked)
+    assert server.shadow_report() is None
+    server.shadow()
+    batch = server.client().score(asked)
+    assert batch.reward_version == LIVE.version
+    np.testing.assert_allclose(batch.scores, score_here(LIVE, asked), rtol=1e-4, atol=1e-5)
+    wait_until(lambda: server.shadow_report().num_captions == 18)
+    expected = spearmanr(score_here(LIVE, asked), score_here(new, asked)).statistic
+    assert server.shadow_report().rank_agreement == pytest.approx(expected, abs=1e-6)
+    server.discard()
+    assert server.shadow_report() is None
+
+
+def test_a_shard_that_is_killed_comes_back_with_the_model_that_is_asked_for(server):
+    new, asked = reward(seed=1), request()
     server.stage(new, asked)
     server.commit()
+    client = server.client()
     before = {shard.name: shard.process_id for shard in server.statistics()}
     os.kill(before["shard-0"], signal.SIGKILL)
     batch = client.score(asked)
     assert not batch.failed.any()
     assert batch.reward_version == new.version
     np.testing.assert_allclose(batch.scores, score_here(new, asked), rtol=1e-4, atol=1e-5)
-    after = {shard.name: shard.process_id for shard in server.statistics()}
-    assert after["shard-0"] != before["shard-0"]
-    assert after["shard-1"] == before["shard-1"]
+    wait_until(lambda: len(server.statistics()) == 2)
+    client.score(asked)
+    after = {shard.name: shard for shard in server.statistics()}
+    assert after["shard-0"].process_id != before["shard-0"]
+    assert after["shard-1"].process_id == before["shard-1"]
+    assert after["shard-0"].versions == (new.version,)
     server.rollback()
+
+
+def test_shards_join_and_leave_and_only_the_clips_that_must_move_do():
+    server = RewardServer(LIVE, RewardConfig(num_shards=2), CLUSTER)
+    server.wait_until_ready()
+    asked, early = request(num_clips=12), server.client()
+    clip_ids = [clip.clip_id for clip in asked.clips]
+
+    def owners():
+        return [server.roster.answering(clip_id).name for clip_id in clip_ids]
+
+    early.score(asked)
+    assert num_embedded(server) == 12
+    two = owners()
+    assert server.add_shard() == "shard-2"
+    three = owners()
+    moved = [new for old, new in zip(two, three, strict=True) if old != new]
+    assert moved
+    assert set(moved) == {"shard-2"}
+    server.client().score(asked)
+    assert num_embedded(server) == 12 + len(moved)
+    assert server.add_replica("shard-0") == "shard-3"
+    four = owners()
+    changes = {(old, new) for old, new in zip(three, four, strict=True) if old != new}
+    assert changes == {("shard-0", "shard-3")}
+    server.remove_shard("shard-1")
+    assert {new for old, new in zip(four, owners(), strict=True) if old == new} == {"shard-0", "shard-2", "shard-3"}
+    # A client that was made before all this still gets every score.
+    for client in (early, server.client()):
+        batch = client.score(asked)
+        np.testing.assert_allclose(batch.scores, score_here(LIVE, asked), rtol=1e-4, atol=1e-5)
+    with pytest.raises(RewardError, match="there is no shard 'shard-9'; there are shard-0, shard-2"):
+        server.add_replica("shard-9")
+    server.remove_shard("shard-0")
+    with pytest.raises(RewardError, match="shard-2 is the only shard there is"):
+        server.remove_shard("shard-2")
+    server.stop()
 
 
 def test_a_server_starts_from_a_directory_and_merged_requests_agree_with_the_model(tmp_path):
@@ -191,4 +277,5 @@ def test_a_server_starts_from_a_directory_and_merged_requests_agree_with_the_mod
         server.client().score(RewardRequest(asked.clips, ("x",), np.array([6])))
     for batch in ray.get([score_elsewhere.remote(server.client(), asked) for _ in range(3)], timeout=120):
         np.testing.assert_allclose(batch.scores, score_here(model, asked), rtol=1e-4, atol=1e-5)
+    assert num_embedded(server) == 6
     server.stop()

@@ -41,13 +41,13 @@ def reward():
 
 
 @pytest.fixture
-def actor(make_captioner, make_clips, reward):
+def actor(make_captioner, make_clips):
     captioners = (make_captioner(), make_captioner())
-    return CaptionActor(SomeClips(make_clips(1.0)[0]), *captioners, reward, SamplingConfig(max_new_tokens=4), GROUP)
+    return CaptionActor(SomeClips(make_clips(1.0)[0]), *captioners, SamplingConfig(max_new_tokens=4), GROUP)
 
 
-def test_clips_that_cannot_be_used_are_left_out_and_listed(actor):
-    result = actor.caption(CursorBatch(7, 0, (2, 0), seed=1), policy_version=5)
+def test_clips_that_cannot_be_used_are_left_out_and_listed(actor, reward):
+    result = actor.caption(CursorBatch(7, 0, (2, 0), seed=1), 5, reward)
     assert result.scored is not None
     rollouts = result.scored.rollouts
     assert (rollouts.clip_ids, rollouts.batch_index, rollouts.policy_version) == (("clip-0",), 7, 5)
@@ -57,7 +57,7 @@ def test_clips_that_cannot_be_used_are_left_out_and_listed(actor):
 
 
 def test_a_batch_without_a_usable_clip_has_no_rollouts_and_asks_nobody_for_scores(actor, reward):
-    result = actor.caption(CursorBatch(0, 0, (1, 2), seed=1), policy_version=0)
+    result = actor.caption(CursorBatch(0, 0, (1, 2), seed=1), 0, reward)
     assert result.scored is None
     assert result.audio_s == 0
     assert [item.path for item in result.quarantined] == ["1.wav", "2.wav"]

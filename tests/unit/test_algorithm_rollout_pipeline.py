@@ -35,8 +35,8 @@ class FakeRay:
         """How many calls an actor that was lost leaves without an answer, and one more that it answers."""
 
     def actor(self, actor_id):
-        def remote(batch, version, weights):
-            request = SimpleNamespace(actor_id=actor_id, batch=batch, version=version, weights=weights)
+        def remote(batch, version, weights, reward):
+            request = SimpleNamespace(actor_id=actor_id, batch=batch, version=version, weights=weights, reward=reward)
             self.asked.append(request)
             self.open.append(request)
             return f"rollouts-{batch.batch_index}-{len(self.asked)}", id(request)
@@ -76,7 +76,9 @@ class FakeRay:
         bad = [position for position in request.batch.positions if position in self.bad_positions]
         num_good = len(request.batch.positions) - len(bad)
         quarantined = tuple(Quarantined(f"{position}.wav", "silent") for position in bad)
-        return SimpleNamespace(request=request, num_captions=num_good, quarantined=quarantined)
+        return SimpleNamespace(
+            request=request, reward_version=request.reward, num_captions=num_good, quarantined=quarantined
+        )
 
     def sleep(self, duration_s):
         self.now += duration_s
@@ -94,7 +96,7 @@ def start(
     for module in (rollout_pipeline, attendance):
         monkeypatch.setattr(module, "ray", SimpleNamespace(wait=fake.wait, get=fake.get, kill=fake.kill))
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: fake.now, sleep=fake.sleep))
-    return RolloutPipeline(
+    pipeline = RolloutPipeline(
         {actor_id: fake.actor(actor_id) for actor_id in range(1, num_actors + 1)},
         cursor,
         batches_per_update=BATCHES_PER_UPDATE,
@@ -102,6 +104,8 @@ def start(
         timeout_s=timeout_s,
         check_interrupt=check_interrupt,
     )
+    pipeline.use_reward("reward 0")
+    return pipeline
 
 
 def run(pipeline, num_updates, first=0):
@@ -176,6 +180,36 @@ def test_batches_without_a_usable_clip_are_skipped_and_the_next_ones_move_up_wha
     quarantined = {item.path for item in pipeline.take_quarantined()}
     assert quarantined >= {f"{position}.wav" for index in skipped for position in cursor.batch(index).positions}
     assert pipeline.take_quarantined() == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), num_actors=st.integers(1, 4), max_staleness=st.integers(0, 3))
+def test_an_update_is_scored_by_one_reward_model_and_none_is_lost_however_often_it_is_swapped(
+    data, num_actors, max_staleness
+):
+    bad = data.draw(st.sets(st.integers(0, NUM_CLIPS - 1), max_size=NUM_CLIPS - 2))
+    swaps = []
+
+    def choose(requests):
+        if data.draw(st.booleans()):
+            swaps.append(pipeline.use_reward(f"reward {len(swaps) + 1}"))
+        return data.draw(st.sampled_from(requests)), ANSWERS
+
+    fake = FakeRay(choose)
+    fake.bad_positions = bad
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        pipeline = start(fake, monkeypatch, num_actors=num_actors, max_staleness=max_staleness)
+        collected = run(pipeline, 5)
+    cursor = AudioCursor(NUM_CLIPS, batch_size=2, seed=0)
+    usable = [index for index in range(1000) if not bad.issuperset(cursor.batch(index).positions)]
+    assert batches_of(collected) == [usable[first : first + 3] for first in range(0, 15, 3)]
+    rewards = [{batch.info.reward_version for batch in update} for update in collected]
+    assert all(len(versions) == 1 for versions in rewards)
+    numbers = [int(version.split()[1]) for (version,) in rewards]
+    assert numbers == sorted(numbers)
+    if not bad:  # a skipped batch lets others move up, and a swap with them
+        for update, number in enumerate(numbers):
+            assert number == sum(first <= update for first in swaps)
 
 
 def test_a_synchronous_run_that_skips_can_be_resumed_where_it_stopped(monkeypatch):

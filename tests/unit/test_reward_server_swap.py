@@ -1,39 +1,16 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
-from reward_server.swap import Editions, probe
+from reward_server.swap import judge_candidate, rank_agreement
 from rlcap.config.reward import ProbeConfig
-from rlcap.errors import RewardError
-from rlcap.types import Clip, RewardRequest
+
+LIVE = np.array([1, 2, 3, 4], dtype=np.float32)
+NAN = float("nan")
 
 
-@dataclass
-class FakeModel:
-    """Gives fixed scores."""
-
-    version: str
-    values: tuple
-    encoder_fingerprint: str = "encoder"
-
-    def embed_audio(self, clips):
-        return np.zeros((len(clips), 1), dtype=np.float32)
-
-    def score(self, *_):
-        if self.values == "raise":
-            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-        return np.array(self.values, dtype=np.float32)
-
-
-LIVE = FakeModel("live", (1, 2, 3, 4))
-PROBE_SET = RewardRequest(
-    (Clip("a", np.zeros(1, dtype=np.float32), 16_000),), ("a", "b", "c", "d"), np.zeros(4, dtype=np.int64)
-)
-
-
-def report(values, **limits):
-    return probe(LIVE, FakeModel("new", values), PROBE_SET, ProbeConfig(**limits))
+def report(scores, reasons=(), **limits):
+    found = np.array(scores, dtype=np.float32)
+    return judge_candidate(("live", "new"), LIVE, found, reasons, ProbeConfig(**limits))
 
 
 def test_a_sound_candidate_is_reported_without_fault():
@@ -45,51 +22,20 @@ def test_a_sound_candidate_is_reported_without_fault():
 
 
 @pytest.mark.parametrize(
-    ("values", "limits", "fault"),
+    ("scores", "limits", "fault"),
     [
-        ((1, np.nan, 2, np.inf), {}, "2 of its 4 scores are not finite"),
-        ((np.nan,) * 4, {}, "4 of its 4 scores are not finite"),
-        ((5, 5, 5, 5), {}, "its scores spread by 0, less than min_spread 1e-06"),
-        ((4, 3, 2, 1), {"min_rank_agreement": 0.0}, "its rank agreement -1.000 is below min_rank_agreement 0.000"),
-        ("raise", {}, "it cannot score the probe set: mat1 and mat2 shapes cannot be multiplied"),
+        ((1, NAN, 3, 4), {}, "1 of its 4 scores are missing: the tower fell"),
+        ((NAN,) * 4, {}, "4 of its 4 scores are missing: the tower fell"),
+        ((2, 2, 2, 2), {}, "its scores spread by 0, less than min_spread 1e-06"),
+        ((4, 3, 2, 1), {"min_rank_agreement": 0.5}, "its rank agreement -1.000 is below min_rank_agreement 0.500"),
     ],
 )
-def test_a_broken_candidate_has_a_fault(values, limits, fault):
-    assert fault in report(values, **limits).faults
+def test_a_fault_is_named_with_its_figures(scores, limits, fault):
+    assert fault in report(scores, ["the tower fell"], **limits).faults
 
 
-def test_only_a_candidate_without_fault_is_kept():
-    editions, loads = Editions(0, LIVE), []
-    editions.stage(FakeModel("new", (1, 1, 1, 1)), PROBE_SET, ProbeConfig())
-    editions.adopt(1, "new", lambda: loads.append("new") or FakeModel("new", (4, 3, 2, 1)))
-    assert loads == ["new"]
-    assert editions.live.model.values == (4, 3, 2, 1)
-
-
-def test_commit_and_rollback_load_nothing_again():
-    editions, new = Editions(0, LIVE), FakeModel("new", (2, 3, 4, 5))
-
-    def never():
-        raise AssertionError("the model is held already")
-
-    assert editions.stage(new, PROBE_SET, ProbeConfig()).faults == ()
-    assert editions.live.model is LIVE
-    editions.adopt(1, "new", never)
-    assert (editions.live.generation, editions.live.model) == (1, new)
-    editions.adopt(2, "live", never)
-    assert (editions.live.generation, editions.live.model) == (2, LIVE)
-    editions.adopt(3, "new", never)
-    assert editions.live.model is new
-
-
-def test_an_older_generation_changes_nothing():
-    editions = Editions(3, LIVE)
-    editions.adopt(3, "new", lambda: FakeModel("new", (1, 2, 3, 4)))
-    assert editions.live.model is LIVE
-
-
-def test_a_model_of_another_version_than_promised_is_refused():
-    editions = Editions(0, LIVE)
-    with pytest.raises(RewardError, match="must be reward version new, got other"):
-        editions.adopt(1, "new", lambda: FakeModel("other", (1, 2, 3, 4)))
-    assert editions.live.model is LIVE
+def test_rank_agreement_is_over_captions_that_both_could_score():
+    candidate = np.array([10, NAN, 30, 20], dtype=np.float32)
+    assert rank_agreement(LIVE, candidate) == pytest.approx(0.5)
+    assert rank_agreement(LIVE, np.full(4, 2, dtype=np.float32)) is None
+    assert rank_agreement(LIVE, np.array([1, NAN, NAN, NAN], dtype=np.float32)) is None
