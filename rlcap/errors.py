@@ -25,6 +25,10 @@ class RewardError(RlcapError):
     """A score that could not be had; never replaced by a number."""
 
 
+class RunError(RlcapError):
+    """A run that is not going on, or refuses what it was asked for."""
+
+
 class ActorLostError(RlcapError):
     """A Ray actor that died or stayed silent beyond its time limit."""
 

@@ -63,6 +63,21 @@ class RunDirectory:
         return self.path / "reward"
 
     @property
+    def reward_models(self) -> Path:
+        """One folder a reward model that came in while the run went on, named by its version."""
+        return self.path / "reward_models"
+
+    @property
+    def reward_history(self) -> Path:
+        """Which reward model scored from which update on, as JSON."""
+        return self.path / "reward_history.json"
+
+    @property
+    def control(self) -> Path:
+        """Requests to the run while it goes on, and its answers."""
+        return self.path / "control"
+
+    @property
     def samples(self) -> Path:
         """Captions of a few clips, now and then during training."""
         return self.path / "samples.parquet"
@@ -170,9 +185,9 @@ def _check_free(run: RunDirectory) -> None:
 
 def _clear(run: RunDirectory) -> None:
     """Remove what a start that came to nothing has left: it is not of the new run."""
-    for file in (run.quarantine, run.failures, run.samples, run.report):
+    for file in (run.quarantine, run.failures, run.samples, run.report, run.reward_history):
         file.unlink(missing_ok=True)
-    for folder in (run.tensorboard, run.baseline):
+    for folder in (run.tensorboard, run.baseline, run.control, run.reward_models):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 
+from rlcap.commands import live_reward
 from rlcap.commands.parsing import Commands, HelpFormatter, add_command, add_overrides
 from rlcap.commands.terminal import say
 
@@ -99,6 +100,7 @@ def register(commands: Commands) -> None:
         more=_REWARD_MORE,
     )
     add_overrides(fit)
+    live_reward.register(actions)
 
 
 def stage_runner(name: str) -> Callable[[argparse.Namespace], int]:

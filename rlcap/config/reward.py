@@ -176,7 +176,7 @@ class ProbeConfig(Section):
     """What a candidate must show on the probe set before it may replace the live reward model."""
 
     num_clips: int = 8
-    """Clips of the latest update whose captions are the probe set."""
+    """Clips of the first and the latest update whose captions are the probe set."""
     min_spread: float = 1e-6
     """Least standard deviation of its scores."""
     min_rank_agreement: float = -1.0

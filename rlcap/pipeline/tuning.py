@@ -23,7 +23,9 @@ from rlcap.config.run import RunConfig
 from rlcap.errors import CheckpointError
 from rlcap.metrics import MetricsWriter
 from rlcap.pipeline.interrupt import StopRequested, StopSignal
+from rlcap.pipeline.live_reward import LiveReward
 from rlcap.pipeline.progress import progress_bar
+from rlcap.pipeline.reward_history import last_reward
 from rlcap.protocols import AudioSource
 from rlcap.run_directory import RunDirectory
 
@@ -59,10 +61,14 @@ def tune(job: TuningJob, run: RunDirectory) -> Path:
     Needs a Ray session. Ctrl-C ends it between two updates, with a checkpoint.
     """
     run.path.mkdir(parents=True, exist_ok=True)
-    with StopSignal() as stop, _algorithm(job) as algorithm:
+    with StopSignal() as stop, _server(job, run) as server, _algorithm(job, server) as algorithm:
         _resume(algorithm, run)
         algorithm.check_interrupt = stop.check
-        _Loop(job, run, algorithm).run(stop)
+        num_probe_clips = job.config.reward.probe.num_clips
+        with LiveReward(
+            server, algorithm, run, job.source, num_probe_clips, hear_other_clips=job.hear_other_clips
+        ) as reward:
+            _Loop(job, run, algorithm, reward).run(stop)
     last = latest_good(run.checkpoints)
     if last is None:
         raise CheckpointError(f"the run in {run.path} left no good checkpoint: see whether its disk is full")
@@ -80,11 +86,12 @@ def read_failures(run: RunDirectory) -> dict[str, int]:
 class _Loop:
     """The updates of one run, and what is written between them."""
 
-    def __init__(self, job: TuningJob, run: RunDirectory, algorithm: CaptionPPO) -> None:
+    def __init__(self, job: TuningJob, run: RunDirectory, algorithm: CaptionPPO, reward: LiveReward) -> None:
         self._job = job
         self._training = job.config.training
         self._run = run
         self._algorithm = algorithm
+        self._reward = reward
         self._quarantine = QuarantineList.load(run.quarantine)
         self._failures = read_failures(run)
         self._metrics = MetricsWriter(run, job.config.tracking)
@@ -109,7 +116,8 @@ class _Loop:
             self._metrics.close()
 
     def _record(self, report: UpdateReport) -> None:
-        self._metrics.log(report.update, report.metrics)
+        reward_metrics = self._reward.note_update(report.update, report.batches[0])
+        self._metrics.log(report.update, {**report.metrics, **reward_metrics})
         if self._quarantine.add(report.quarantined):
             self._quarantine.save(self._run.quarantine)
         self._note_failures(report.failure_reasons, report.update)
@@ -156,29 +164,37 @@ class _Loop:
 
 
 @contextmanager
-def _algorithm(job: TuningJob) -> Iterator[CaptionPPO]:
-    """Start a run's reward server, actors and learner, and stop them all in the end."""
-    config = job.config
+def _server(job: TuningJob, run: RunDirectory) -> Iterator[RewardServer]:
+    """Serve the job's reward model, or the one that was swapped in before the run was stopped."""
+    swapped = last_reward(run)
+    reward = swapped if swapped is not None and swapped.exists() else job.reward
     with without_advice():
-        server = RewardServer.start(job.reward, config.reward, config.cluster)
+        server = RewardServer.start(reward, job.config.reward, job.config.cluster)
     try:
-        actor = ActorPlan(
-            source=job.source,
-            baseline=job.baseline.resolve(),
-            sampling=config.sampling,
-            samples_per_clip=config.training.samples_per_clip,
-            num_threads=max(1, int(config.cluster.actor_cpus)),
-        )
-        client = server.client(hear_other_clips=job.hear_other_clips)
-        plan = RunPlan(actor, client, config.algorithm, config.training, config.cluster, config.seed)
-        with without_advice():
-            algorithm = build_algorithm(plan)
-        try:
-            yield algorithm
-        finally:
-            algorithm.stop()
+        yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def _algorithm(job: TuningJob, server: RewardServer) -> Iterator[CaptionPPO]:
+    """Start a run's actors and learner, and stop them in the end."""
+    config = job.config
+    actor = ActorPlan(
+        source=job.source,
+        baseline=job.baseline.resolve(),
+        sampling=config.sampling,
+        samples_per_clip=config.training.samples_per_clip,
+        num_threads=max(1, int(config.cluster.actor_cpus)),
+    )
+    client = server.client(hear_other_clips=job.hear_other_clips)
+    plan = RunPlan(actor, client, config.algorithm, config.training, config.cluster, config.seed)
+    with without_advice():
+        algorithm = build_algorithm(plan)
+    try:
+        yield algorithm
+    finally:
+        algorithm.stop()
 
 
 def _resume(algorithm: CaptionPPO, run: RunDirectory) -> None:

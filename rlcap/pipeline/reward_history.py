@@ -1,0 +1,71 @@
+"""Which reward model scored which updates of a run, and copies of those that came in while it went on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from rlcap.run_directory import RunDirectory
+
+
+@dataclass(frozen=True, slots=True)
+class RewardEntry:
+    """One reward model's time."""
+
+    version: str
+    from_update: int
+    """The first update that it scored."""
+    path: str
+    """Its folder, relative to the run directory where it lies in there."""
+
+
+class RewardHistory:
+    """Appends to `reward_history.json`; the last entry is what scores now."""
+
+    def __init__(self, run: RunDirectory, first: RewardEntry) -> None:
+        self._run = run
+        self._entries = read_history(run) or [first]
+        if self._entries[-1].version != first.version:  # the settings name another model since the run was stopped
+            self._entries.append(first)
+        self._save()
+
+    @property
+    def entries(self) -> tuple[RewardEntry, ...]:
+        """All so far, in order."""
+        return tuple(self._entries)
+
+    def continue_after(self, update: int) -> None:
+        """A run that goes on from an earlier update has the last model score from there on."""
+        self._entries = [entry for entry in self._entries[:-1] if entry.from_update <= update] + [
+            replace(self._entries[-1], from_update=min(self._entries[-1].from_update, update + 1))
+        ]
+        self._save()
+
+    def add(self, entry: RewardEntry) -> None:
+        """Note that a model scores from an update on; one that scored nothing makes way."""
+        self._entries = [*(earlier for earlier in self._entries if earlier.from_update < entry.from_update), entry]
+        self._save()
+
+    def number_at(self, update: int) -> int:
+        """Number of the entry that scored an update."""
+        return sum(entry.from_update <= update for entry in self._entries) - 1
+
+    def _save(self) -> None:
+        path = self._run.reward_history
+        fresh = path.with_suffix(".partial")
+        fresh.write_text(json.dumps([asdict(entry) for entry in self._entries], indent=2) + "\n", encoding="utf-8")
+        fresh.replace(path)
+
+
+def read_history(run: RunDirectory) -> list[RewardEntry]:
+    """Return the entries on disk; none before the first update of a run."""
+    if not run.reward_history.exists():
+        return []
+    return [RewardEntry(**entry) for entry in json.loads(run.reward_history.read_text(encoding="utf-8"))]
+
+
+def last_reward(run: RunDirectory) -> Path | None:
+    """The folder of the model that scored last; None where the run has no history."""
+    entries = read_history(run)
+    return run.path / entries[-1].path if entries else None
