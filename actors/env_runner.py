@@ -13,6 +13,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import ray
 import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -41,6 +42,13 @@ class ActorPlan:
     sampling: SamplingConfig
     samples_per_clip: int
     num_threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class RewardReference:
+    """Who scores, in Ray's object store: inside this value Ray does not fetch it, and actors do where it is new."""
+
+    client: ray.ObjectRef[RewardClient]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +81,11 @@ class CaptionEnvRunner(EnvRunner):
             samples_per_clip=plan.samples_per_clip,
         )
         self._policy_version = -1
+        self._reward: RewardReference | None = None
+        self._reward_client: RewardClient
 
     def caption(
-        self, batch: CursorBatch, policy_version: int, weights: FlatWeights, reward_client: RewardClient
+        self, batch: CursorBatch, policy_version: int, weights: FlatWeights, reward: RewardReference
     ) -> tuple[ScoredRollouts | None, RolloutInfo]:
         """Caption one cursor batch with these weights, loading them when their version is new, and have it scored.
 
@@ -85,7 +95,9 @@ class CaptionEnvRunner(EnvRunner):
         if policy_version != self._policy_version:
             load_into(self._actor.policy, weights)
             self._policy_version = policy_version
-        result = self._actor.caption(batch, policy_version, reward_client)
+        if reward != self._reward:
+            self._reward, self._reward_client = reward, ray.get(reward.client)
+        result = self._actor.caption(batch, policy_version, self._reward_client)
         info = RolloutInfo(
             policy_version=policy_version,
             reward_version=result.scored.rewards.reward_version if result.scored else "",

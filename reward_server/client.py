@@ -18,6 +18,8 @@ from rlcap.types import RewardBatch, RewardRequest
 
 PAUSE_S = 0.25
 """Before asking again where every shard has failed: Ray takes seconds to start one anew."""
+AWAY_S = 3.0
+"""For so long a shard that has failed is not asked where there are others: to learn that it is away takes a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class ShardedRewardClient:
         self._patience = patience
         self._shadow = shadow
         self._hears_other_clips = hears_other_clips
+        self._away_until: dict[str, float] = {}
 
     def score(self, request: RewardRequest) -> RewardBatch:
         """Score every caption; failures are marked, never invented.
@@ -76,16 +79,21 @@ class ShardedRewardClient:
             request = hear_other_clips(request)
         deadline = time.monotonic() + self._patience.request_s
         missing = np.arange(len(request.captions))
-        silent: set[str] = set()
         while True:
-            lost = self._ask(self._parts(request, missing, silent), answer, deadline)
+            lost = self._ask(self._parts(request, missing, self._away()), answer, deadline)
             missing = np.sort(np.concatenate([part.rows for part, _ in lost])) if lost else missing[:0]
             if not len(missing) or time.monotonic() >= deadline:
                 return self._batch(answer, [reason for _, reason in lost])
-            silent |= {part.shard.name for part, _ in lost}
-            if all(shard.name in silent for shard in self._roster.shards):
-                silent.clear()
-                time.sleep(PAUSE_S)
+            self._away_until |= {part.shard.name: time.monotonic() + AWAY_S for part, _ in lost}
+
+    def _away(self) -> set[str]:
+        """Shards that are not worth asking now; none where that would be all."""
+        now = time.monotonic()
+        away = {name for name, until in self._away_until.items() if until > now}
+        if any(shard.name not in away for shard in self._roster.shards):
+            return away
+        time.sleep(PAUSE_S)
+        return set()
 
     def _parts(self, request: RewardRequest, rows: Int64[np.ndarray, " row"], silent: Collection[str]) -> list[_Part]:
         """Split rows by the owners of their clips; the audio goes to the object store, one object a shard."""

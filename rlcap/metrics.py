@@ -120,7 +120,9 @@ def _read_parquet(path: Path) -> pa.Table:
     if not path.is_file():
         return pa.table({"update": pa.array([], pa.int64())})
     try:
-        return pq.read_table(path)
+        # Opened once: by its name, the reader would open it twice, and find another file after a rewrite.
+        with path.open("rb") as file:
+            return pq.read_table(file)
     except pa.ArrowException as error:
         raise DataError(f"{path} is no readable Parquet file ({error}); move it away to start a new one") from error
 

@@ -21,6 +21,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from actors.audio_cursor import AudioCursor
+from actors.env_runner import RewardReference
 from learner.group import learner_weights, load_learners, save_learners, update_learners
 from learner.ppo_learner import LearnerResult
 from rlcap.algorithm.rollout_pipeline import CollectedBatch, RolloutPipeline
@@ -71,7 +72,7 @@ class CaptionPPO(Algorithm):
         self._update = 0
         self.check_interrupt = lambda: None
         self._policy = load_captioner(self._plan.baseline)
-        self._reward_client = ray.put(self._plan.reward_client)
+        self._reward = RewardReference(ray.put(self._plan.reward_client))
         self._start_pipeline(learner_weights(self.learner_group), self._new_cursor())
 
     def training_step(self) -> None:
@@ -128,8 +129,8 @@ class CaptionPPO(Algorithm):
 
     def use_reward(self, reward_client: RewardClient) -> int:
         """Score by this client from an update on of which nothing is under way yet; returns its number, from 1."""
-        self._reward_client = ray.put(reward_client)
-        return self._pipeline.use_reward(self._reward_client) + 1
+        self._reward = RewardReference(ray.put(reward_client))
+        return self._pipeline.use_reward(self._reward) + 1
 
     @property
     def num_updates_done(self) -> int:
@@ -154,12 +155,12 @@ class CaptionPPO(Algorithm):
         self._pipeline = RolloutPipeline(
             self._actors(),
             cursor,
+            self._reward,
             batches_per_update=training.batches_per_update,
             max_staleness=cluster.max_staleness,
             timeout_s=cluster.rollout_timeout_s,
             check_interrupt=lambda: self.check_interrupt(),
         )
-        self._pipeline.use_reward(self._reward_client)
         self._publish(result)
 
     def _publish(self, result: LearnerResult) -> None:

@@ -22,7 +22,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.audio_cursor import AudioCursor, CursorBatch
-from actors.env_runner import RolloutInfo
+from actors.env_runner import RewardReference, RolloutInfo
 from rlcap.algorithm.attendance import Attendance
 from rlcap.errors import ActorLostError, DataError, RlcapError
 from rlcap.types import Quarantined
@@ -40,7 +40,7 @@ class CollectedBatch:
     """One cursor batch, captioned and scored; the rollouts stay in Ray's object store."""
 
     batch: CursorBatch
-    reward_client: ray.ObjectRef
+    reward: RewardReference
     """Of whom it was scored."""
     rollouts: ray.ObjectRef
     info: RolloutInfo
@@ -51,7 +51,7 @@ class _Task:
     """A batch to be captioned, and by whom it is to be scored."""
 
     batch: CursorBatch
-    reward_client: ray.ObjectRef
+    reward: RewardReference
     attempt: int = 1
 
 
@@ -70,6 +70,7 @@ class RolloutPipeline:
         self,
         actors: Mapping[int, ActorHandle],
         cursor: AudioCursor,
+        reward: RewardReference,
         *,
         batches_per_update: int,
         max_staleness: int,
@@ -95,8 +96,8 @@ class RolloutPipeline:
         self._update = 0
         self._version = 0
         self._weights: ray.ObjectRef | None = None
-        self._reward_client: ray.ObjectRef | None = None
-        self._reward_clients: dict[int, ray.ObjectRef] = {}  # by update, from its first batch on
+        self._reward = reward
+        self._rewards: dict[int, RewardReference] = {}  # by update, from its first batch on
         self.num_lost = 0
         self.num_rescored = 0
         self.num_skipped = 0
@@ -107,10 +108,10 @@ class RolloutPipeline:
         """Answer all further requests with these weights."""
         self._version, self._weights = policy_version, weights
 
-    def use_reward(self, reward_client: ray.ObjectRef) -> int:
+    def use_reward(self, reward: RewardReference) -> int:
         """Let this client score every update of which no batch has been asked for yet; returns the first of them."""
-        self._reward_client = reward_client
-        return max([*self._reward_clients], default=self._update - 1) + 1
+        self._reward = reward
+        return max([*self._rewards], default=self._update - 1) + 1
 
     def collect(self, update: int) -> list[CollectedBatch]:
         """Wait for all batches of an update, in stream order; updates are asked for one after another.
@@ -129,7 +130,7 @@ class RolloutPipeline:
         handed_out = self._awaited[: self._batches_per_update]
         del self._awaited[: self._batches_per_update]
         self.next_batch = handed_out[-1] + 1
-        self._reward_clients.pop(update, None)
+        self._rewards.pop(update, None)
         self._update += 1
         self._submit()  # the actors go on while the learner updates
         return [self._ready.pop(index) for index in handed_out]
@@ -157,7 +158,7 @@ class RolloutPipeline:
             if stray.info.reward_version != last.info.reward_version:
                 self.num_rescored += 1
                 del self._ready[stray.batch.batch_index]
-                self._waiting.append(_Task(stray.batch, last.reward_client))
+                self._waiting.append(_Task(stray.batch, last.reward))
 
     def _submit(self) -> None:
         while (actor_id := self._idlest_actor()) is not None:
@@ -167,8 +168,8 @@ class RolloutPipeline:
             update = self._update + len(self._awaited) // self._batches_per_update
             if update - self._version > self._max_staleness:
                 return
-            reward_client = self._reward_clients.setdefault(update, self._reward_client)
-            self._ask(actor_id, _Task(self._upcoming, reward_client))
+            reward = self._rewards.setdefault(update, self._reward)
+            self._ask(actor_id, _Task(self._upcoming, reward))
             self._awaited.append(self._upcoming.batch_index)
             self._upcoming = self._cursor.next()
 
@@ -179,7 +180,7 @@ class RolloutPipeline:
 
     def _ask(self, actor_id: int, task: _Task) -> None:
         call = self._actors[actor_id].caption.options(num_returns=2)
-        rollouts, info = call.remote(task.batch, self._version, self._weights, task.reward_client)
+        rollouts, info = call.remote(task.batch, self._version, self._weights, task.reward)
         self._in_flight[info] = _Request(task, actor_id, rollouts, self._deadline())
 
     def _deadline(self) -> float:
@@ -213,7 +214,7 @@ class RolloutPipeline:
             if info.num_captions:
                 self._unusable.clear()
                 task = request.task
-                collected = CollectedBatch(task.batch, task.reward_client, request.rollouts, info)
+                collected = CollectedBatch(task.batch, task.reward, request.rollouts, info)
                 self._ready[task.batch.batch_index] = collected
             else:
                 self._skip(request.task.batch, info)

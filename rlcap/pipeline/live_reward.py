@@ -56,7 +56,8 @@ class LiveReward:
         self._source = source
         self._num_probe_clips = num_probe_clips
         self._make_client = partial(server.client, hear_other_clips=hear_other_clips)
-        self._history = RewardHistory(run, RewardEntry(server.version, 1, run.reward.name))
+        first = algorithm.num_updates_done + 1
+        self._history = RewardHistory(run, RewardEntry(server.version, first, run.reward.name))
         self._history.continue_after(algorithm.num_updates_done)
         self._paths = {entry.version: entry.path for entry in self._history.entries}
         self._shards: list[ShardStatistics] = []

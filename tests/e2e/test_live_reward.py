@@ -19,6 +19,7 @@ from reward_server.heads import MlpHead
 from reward_server.scoring import ClapReward
 from reward_server.small_clap import SmallClap
 from rlcap import live
+from rlcap.audio.arrow_store import ClipStore
 from rlcap.errors import RunError
 from rlcap.metrics import read_metrics
 from rlcap.run_directory import RunDirectory
@@ -26,6 +27,9 @@ from rlcap.run_directory import RunDirectory
 RLCAP = Path(sys.executable).with_name("rlcap")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 NUM_SWAPS, EVERY_FOURTH_IS_BROKEN = 20, 4
+KILL_EVERY_S = 3
+NUM_UPDATES_UNDER_FIRE = int(os.environ.get("RLCAP_UPDATES_UNDER_FIRE", "100"))
+"""More of them make a longer trial."""
 QUICK = ("training.controls=false", "training.supervised=false", "tracking.tensorboard=false")
 BROKEN = {
     "its weights hold NaN": "are missing",
@@ -37,23 +41,32 @@ BROKEN = {
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run with two actors and two shards that has no end of its own, and the process that drives it."""
-    workplace = tmp_path_factory.mktemp("live")
-    run_dir = workplace / "runs/live"
-    settings = ("experiment=smoke", "cluster.num_actors=2", "reward.num_shards=2", "training.num_updates=100000")
+def workplace(tmp_path_factory):
+    return tmp_path_factory.mktemp("live")
+
+
+def start(workplace, name, *settings):
+    """Start a run with two actors and two shards; return it, and the process that drives it, after a few updates."""
+    run = RunDirectory(workplace / "runs" / name)
+    processes = ("cluster.num_actors=2", "reward.num_shards=2")
     process = subprocess.Popen(
-        [RLCAP, "train", *settings, "training.checkpoint_every_updates=50", *QUICK, f"run_dir={run_dir}"],
+        [RLCAP, "train", "experiment=smoke", *processes, *settings, *QUICK, f"run_dir={run.path}"],
         cwd=workplace,
         env=ENVIRONMENT,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    found = RunDirectory(run_dir)
-    wait_until(lambda: num_updates(found) >= 3 or process.poll() is not None)
+    wait_until(lambda: num_updates(run) >= 3 or process.poll() is not None)
     assert process.poll() is None, process.communicate()[1]
-    yield found, process, workplace
+    return run, process
+
+
+@pytest.fixture(scope="module")
+def run(workplace):
+    """A run that has no end of its own, and the process that drives it."""
+    found, process = start(workplace, "live", "training.num_updates=100000", "training.checkpoint_every_updates=50")
+    yield found, process
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=120)
@@ -79,9 +92,9 @@ def rlcap(*arguments):
 
 
 @pytest.fixture(scope="module")
-def fitted(run):
+def fitted(run, workplace):
     """The reward model that the run began with."""
-    (folder,) = (run[2] / "runs/cache").glob("reward-mlp-*")
+    (folder,) = (workplace / "runs/cache").glob("reward-mlp-*")
     return folder
 
 
@@ -116,7 +129,7 @@ def broken_candidate(fitted, folder, fault):
 
 
 def test_twenty_swaps_under_load_lose_nothing_and_mix_nothing(run, fitted, tmp_path):
-    run, process, _ = run
+    run, process = run
     before = live.reward_status(run.path)
     embedded = sum(shard["num_embedded"] for shard in before["shards"])
     faults, swapped = list(BROKEN), {}
@@ -152,7 +165,7 @@ def test_twenty_swaps_under_load_lose_nothing_and_mix_nothing(run, fitted, tmp_p
 
 
 def test_the_commands_swap_shadow_scale_and_roll_back(run, fitted, tmp_path):
-    run, _, _ = run
+    run, _ = run
     version = live.reward_status(run.path)["version"]
     new = candidate(fitted, tmp_path / "new", 1000)
     code, out, err = rlcap("reward", "swap", run.path, new, "--shadow")
@@ -186,7 +199,7 @@ def test_the_commands_swap_shadow_scale_and_roll_back(run, fitted, tmp_path):
 
 
 def test_a_stopped_run_keeps_its_swapped_reward_and_refuses_further_ones(run, fitted, tmp_path):
-    run, process, _ = run
+    run, process = run
     report = live.swap_reward(run.path, candidate(fitted, tmp_path / "last", 2000))
     wait_until(lambda: num_updates(run) >= report["from_update"])
     process.send_signal(signal.SIGINT)
@@ -201,3 +214,38 @@ def test_a_stopped_run_keeps_its_swapped_reward_and_refuses_further_ones(run, fi
     assert history[-1]["version"] == report["version"]
     samples = pq.read_table(run.samples).to_pylist()
     assert {row["reward_version"] for row in samples if row["update"] == goes_on} == {report["version"]}
+
+
+def test_a_run_whose_shards_are_killed_again_and_again_ends_as_it_should_and_no_reward_is_invented(workplace, fitted):
+    run, process = start(
+        workplace, "killed", f"training.num_updates={NUM_UPDATES_UNDER_FIRE}", "training.sample_every_updates=1"
+    )
+    rng, num_killed = np.random.default_rng(0), 0
+    while process.poll() is None:
+        try:
+            shards = live.reward_status(run.path)["shards"]
+        except RunError:
+            shards = []  # it is being evaluated
+        if shards:
+            os.kill(shards[rng.integers(len(shards))]["process_id"], signal.SIGKILL)
+            num_killed += 1
+        time.sleep(KILL_EVERY_S)
+    assert process.returncode == 0, process.communicate()[1]
+    assert num_killed >= 3
+    metrics = read_metrics(run)
+    assert metrics["update"].to_pylist() == list(range(1, NUM_UPDATES_UNDER_FIRE + 1))
+    scored = metrics["rollout/num_rollouts"].to_numpy() + metrics["rollout/failed"].to_numpy()
+    assert set(scored) == {8}
+    assert_rewards_are_the_models(run, fitted, workplace)
+
+
+def assert_rewards_are_the_models(run, fitted, workplace):
+    """Score the samples of a run again, here."""
+    (stored,) = (workplace / "runs/cache").glob("clips-rl-*/clips.arrow")
+    store, model = ClipStore(stored), ClapReward.load(fitted)
+    samples = [row for row in pq.read_table(run.samples).to_pylist() if np.isfinite(row["reward"])]
+    assert len(samples) >= NUM_UPDATES_UNDER_FIRE
+    positions = [store.clip_ids().index(row["clip_id"]) for row in samples]
+    clips = [store.read([position])[0][0] for position in positions]
+    expected = model.score(model.embed_audio(clips), [row["caption"] for row in samples], np.arange(len(samples)))
+    np.testing.assert_allclose([row["reward"] for row in samples], expected, rtol=1e-4, atol=1e-5)

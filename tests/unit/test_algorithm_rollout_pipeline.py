@@ -96,16 +96,15 @@ def start(
     for module in (rollout_pipeline, attendance):
         monkeypatch.setattr(module, "ray", SimpleNamespace(wait=fake.wait, get=fake.get, kill=fake.kill))
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: fake.now, sleep=fake.sleep))
-    pipeline = RolloutPipeline(
+    return RolloutPipeline(
         {actor_id: fake.actor(actor_id) for actor_id in range(1, num_actors + 1)},
         cursor,
+        "reward 0",
         batches_per_update=BATCHES_PER_UPDATE,
         max_staleness=max_staleness,
         timeout_s=timeout_s,
         check_interrupt=check_interrupt,
     )
-    pipeline.use_reward("reward 0")
-    return pipeline
 
 
 def run(pipeline, num_updates, first=0):
