@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -143,7 +144,7 @@ class HeadConfig(Section):
 
 @dataclass(kw_only=True)
 class TextTermsConfig(Section):
-    """Weights of the terms that read the caption alone; 0 leaves a term out. Each term lies in [-1, 0]."""
+    """Weights of the terms that read the caption alone; 0 leaves a term out. Each term here lies in [-1, 0]."""
 
     repetition: float = 0.0
     """Minus the share of pairs of neighbouring words that repeat an earlier pair."""
@@ -157,9 +158,11 @@ class TextTermsConfig(Section):
     """Shorter captions cost."""
     max_words: int = 24
     """Longer captions cost."""
+    custom: dict[str, float] = field(default_factory=dict)
+    """Weights of terms of your own by name, of either sign: docs/reward-models.md says how to give a name to one."""
 
     def faults(self) -> Iterator[str]:
-        """Report negative weights and an empty range of lengths."""
+        """Report weights outside their range and an empty range of lengths."""
         yield from must_not_be_negative(
             repetition=self.repetition,
             length=self.length,
@@ -169,6 +172,9 @@ class TextTermsConfig(Section):
         yield from must_be_positive(min_words=self.min_words)
         if self.max_words < self.min_words:
             yield f"max_words must be at least min_words ({self.min_words}), got {self.max_words}"
+        for name, weight in self.custom.items():
+            if not math.isfinite(weight):
+                yield f"custom.{name} must be finite, got {weight}"
 
 
 @dataclass(kw_only=True)
