@@ -17,8 +17,10 @@ from reward_server.heads import CosineHead, MlpHead, build_head
 from reward_server.tower_inputs import HeardAudio, TowerInputs, tower_inputs
 from rlcap.config.reward import FinetuneTowers, HeadConfig, HeadKind
 from rlcap.errors import DataError
+from rlcap.evaluation.scored_pairs import ScoredPairs
 from rlcap.preferences.bradley_terry import bradley_terry_loss
-from rlcap.preferences.pairs import PreferencePair, clip_position
+from rlcap.preferences.clip_split import ClipSplit
+from rlcap.preferences.pairs import PreferencePair
 
 MAX_GRAD_NORM = 1.0
 
@@ -50,6 +52,8 @@ class FittedReward:
     clap: Clap
     head: MlpHead | CosineHead
     metrics: FitMetrics
+    heldout: ScoredPairs
+    """The held-out pairs with their raw scores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +76,19 @@ def fit_preferences(
     *,
     seed: int,
     matching: Sequence[PreferencePair] = (),
+    split: ClipSplit | None = None,
 ) -> FittedReward:
     """Fit a head to pairs of the clips in `audio`; `clap` itself is left as it is.
 
-    Clips, not pairs, are split into training, validation and held-out parts. `matching` are further pairs to train
-    on, which decide neither when to stop nor how good the head is. `seed` decides initial
-    weights, split and order: the same one gives the same weights.
+    Clips, not pairs, are split into training, validation and held-out parts: as `split` says, or else by the shares
+    in `config`. `matching` are further pairs to train on, which decide neither when to stop nor how good the head is.
+    `seed` decides initial weights, split and order: the same one gives the same weights.
 
     Raises:
         DataError: a pair names a clip without audio, or a part of the split is empty.
     """
     table = _PairTable.build([*pairs, *matching], clip_ids)
-    training, validation, heldout = _split(table, len(pairs), clip_ids, config, seed)
+    training, validation, heldout = _parts(pairs, split or draw_split(pairs, config, seed=seed))
     training = torch.cat([training, torch.arange(len(pairs), len(pairs) + len(matching))])
     tuned, head = copy.deepcopy(clap), build_head(config, clap.embedding_dim, seed=seed)
     tunes = FinetuneTowers.none if config.kind is HeadKind.cosine else config.finetune_towers
@@ -99,20 +104,25 @@ def fit_preferences(
             fit.run(training, validation, on_epoch)
     tuned.eval()
     head.eval()
-    accuracy = pair_accuracy(
-        fit.scores(heldout, table.caption_a), fit.scores(heldout, table.caption_b), table.majority[heldout]
-    )
+    scores_a, scores_b = fit.scores(heldout, table.caption_a), fit.scores(heldout, table.caption_b)
     metrics = FitMetrics(
         train_losses=tuple(fit.train_losses),
         validation_losses=tuple(fit.validation_losses),
         best_epoch=fit.best_epoch,
-        heldout_accuracy=accuracy,
+        heldout_accuracy=pair_accuracy(scores_a, scores_b, table.majority[heldout]),
         num_train_pairs=len(training),
         num_matching_pairs=len(matching),
         num_validation_pairs=len(validation),
         num_heldout_pairs=len(heldout),
     )
-    return FittedReward(tuned, head, metrics)
+    scored = ScoredPairs(tuple(pairs[row] for row in heldout.tolist()), scores_a.numpy(), scores_b.numpy())
+    return FittedReward(tuned, head, metrics, scored)
+
+
+def draw_split(pairs: Sequence[PreferencePair], config: HeadConfig, *, seed: int) -> ClipSplit:
+    """Split the clips of these pairs by the shares in the settings."""
+    clip_ids = {pair.clip_id for pair in pairs}
+    return ClipSplit.draw(clip_ids, config.heldout_share, config.validation_share, seed=seed)
 
 
 @contextmanager
@@ -269,19 +279,17 @@ class _Fit:
         return [parameter.detach().clone() for parameter in self._parameters()]
 
 
-def _split(
-    table: _PairTable, num_pairs: int, clip_ids: Sequence[str], config: HeadConfig, seed: int
-) -> tuple[Int64[Tensor, " pair"], Int64[Tensor, " pair"], Int64[Tensor, " pair"]]:
-    """Indices of the training, validation and held-out pairs among the first `num_pairs`, split by clip."""
-    clips = table.clip[:num_pairs]
-    place = torch.tensor([clip_position(clip_id, seed) for clip_id in clip_ids], dtype=torch.float64)[clips]
-    heldout = place < config.heldout_share
-    validation = ~heldout & (place < config.heldout_share + config.validation_share)
-    parts = tuple(part.nonzero().squeeze(1) for part in (~heldout & ~validation, validation, heldout))
-    for name, part in zip(("training", "validation", "held-out"), parts, strict=True):
-        if not len(part):
+def _parts(pairs: Sequence[PreferencePair], split: ClipSplit) -> tuple[Int64[Tensor, " pair"], ...]:
+    """Numbers of the training, validation and held-out pairs."""
+    parts = []
+    for name, clip_ids in (("training", split.training), ("validation", split.validation), ("held-out", split.heldout)):
+        among = set(clip_ids)
+        rows = [row for row, pair in enumerate(pairs) if pair.clip_id in among]
+        if not rows:
+            num_clips = len({pair.clip_id for pair in pairs})
             raise DataError(
-                f"the {name} part of the preference pairs is empty: {len(clips.unique())} clips with {num_pairs} pairs "
+                f"the {name} part of the preference pairs is empty: {num_clips} clips with {len(pairs)} pairs "
                 "are too few; give more clips, or other shares"
             )
-    return parts[0], parts[1], parts[2]
+        parts.append(torch.tensor(rows))
+    return tuple(parts)

@@ -143,6 +143,23 @@ class HeadConfig(Section):
 
 
 @dataclass(kw_only=True)
+class FitReportConfig(Section):
+    """What `rlcap reward fit` measures beside the accuracy on held-out pairs; costs further fits."""
+
+    learning_curve: list[float] = field(default_factory=lambda: [0.1, 0.25, 0.5, 1.0])
+    """Shares of the training clips on which the fit is repeated; empty: none."""
+    num_folds: int = 0
+    """Parts into which all clips are divided, each scored by a model fitted on the others; 0: none."""
+
+    def faults(self) -> Iterator[str]:
+        """Report shares that leave nothing or too much to train on, and folds that leave nothing."""
+        if not all(0 < share <= 1 for share in self.learning_curve):
+            yield f"learning_curve must list shares in (0, 1], got {self.learning_curve}"
+        if self.num_folds < 0 or self.num_folds == 1:
+            yield f"num_folds must be 0 or at least 2, got {self.num_folds}"
+
+
+@dataclass(kw_only=True)
 class TextTermsConfig(Section):
     """Weights of the terms that read the caption alone; 0 leaves a term out. Each term here lies in [-1, 0]."""
 
@@ -221,6 +238,7 @@ class RewardConfig(Section):
     """Pairs that need no votes, for each clip of the `clap` split: its own caption against another clip's."""
     clap: ClapConfig = field(default_factory=ClapConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
+    fit_report: FitReportConfig = field(default_factory=FitReportConfig)
     text_terms: TextTermsConfig = field(default_factory=TextTermsConfig)
     probe: ProbeConfig = field(default_factory=ProbeConfig)
 
