@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from reward_server.clap import Clap
 from reward_server.clap_loading import load_clap
 from reward_server.custom_terms import custom_values, find_text_terms
-from reward_server.heads import CosineHead, MlpHead, build_head
+from reward_server.heads import EnsembleHead, Head, build_head
 from reward_server.small_clap import content_hash, load_weights
 from reward_server.text_terms import weighted_terms
-from rlcap.config.reward import HeadConfig, HeadKind, TextTermsConfig
+from rlcap.config.reward import Ensemble, HeadConfig, HeadKind, TextTermsConfig
 from rlcap.errors import CheckpointError, ConfigError
 from rlcap.types import Clip
 
@@ -36,7 +36,7 @@ class ClapReward:
     def __init__(
         self,
         clap: Clap,
-        head: MlpHead | CosineHead,
+        head: Head,
         terms: TextTermsConfig | None = None,
         *,
         sigmoid_output: bool = False,
@@ -126,7 +126,14 @@ class ClapReward:
             "hidden_sizes": self._head.hidden_sizes,
             "sigmoid_output": self._sigmoid_output,
             "text_terms": terms,
+            **_ensemble_settings(self._head),
         }
+
+
+def _ensemble_settings(head: Head) -> dict[str, Any]:
+    if not isinstance(head, EnsembleHead):
+        return {}
+    return {"num_members": len(head.members), "ensemble": head.ensemble.value, "std_weight": head.std_weight}
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -135,7 +142,13 @@ def _read_settings(path: Path) -> dict[str, Any]:
         return {
             "version": found["version"],
             "sigmoid_output": bool(found["sigmoid_output"]),
-            "head": HeadConfig(kind=HeadKind(found["head"]), hidden_sizes=list(found["hidden_sizes"])),
+            "head": HeadConfig(
+                kind=HeadKind(found["head"]),
+                hidden_sizes=list(found["hidden_sizes"]),
+                num_members=int(found.get("num_members", 1)),
+                ensemble=Ensemble(found.get("ensemble", Ensemble.mean.value)),
+                std_weight=float(found.get("std_weight", 1.0)),
+            ),
             "terms": TextTermsConfig(**found["text_terms"]),
         }
     except (OSError, ValueError, TypeError, KeyError) as error:

@@ -32,6 +32,17 @@ class FinetuneTowers(Enum):
     """Both towers."""
 
 
+class Ensemble(Enum):
+    """How the scores of several heads become one."""
+
+    mean = "mean"
+    """Their mean."""
+    minimum = "minimum"
+    """The lowest of them."""
+    mean_minus_std = "mean_minus_std"
+    """Their mean, less `std_weight` standard deviations: what they disagree on is worth less."""
+
+
 @dataclass(kw_only=True)
 class ClapConfig(Section):
     """The small CLAP: its size and its contrastive training."""
@@ -98,6 +109,12 @@ class HeadConfig(Section):
     """Hidden layers of the MLP."""
     dropout: float = 0.4
     """Share of hidden units switched off while fitting."""
+    num_members: int = 1
+    """Heads that are fitted apart and score together: what fools one of them need not fool all."""
+    ensemble: Ensemble = Ensemble.mean
+    """How the scores of several heads become one."""
+    std_weight: float = 1.0
+    """Standard deviations that `mean_minus_std` takes off."""
     sigmoid_output: bool = False
     """Whether scores pass through a sigmoid on the way out; the fit always sees the raw score."""
     finetune_towers: FinetuneTowers = FinetuneTowers.none
@@ -132,14 +149,22 @@ class HeadConfig(Section):
                 "validation_share and heldout_share must be above 0 and leave clips to train on, "
                 f"got {self.validation_share} and {self.heldout_share}"
             )
+        if self.num_members > 1 and self.kind is HeadKind.cosine:
+            yield f"num_members must be 1 where kind is cosine, which has nothing to fit, got {self.num_members}"
+        if self.num_members > 1 and self.finetune_towers is not FinetuneTowers.none:
+            yield (
+                f"finetune_towers must be none where num_members ({self.num_members}) heads share the towers, "
+                f"got {self.finetune_towers.value}"
+            )
         yield from must_be_positive(
+            num_members=self.num_members,
             learning_rate=self.learning_rate,
             tower_learning_rate=self.tower_learning_rate,
             batch_size=self.batch_size,
             num_epochs=self.num_epochs,
             patience=self.patience,
         )
-        yield from must_not_be_negative(l2=self.l2)
+        yield from must_not_be_negative(l2=self.l2, std_weight=self.std_weight)
 
 
 @dataclass(kw_only=True)

@@ -198,7 +198,8 @@ class Stages:
 
         def build(path: Path) -> None:
             fitting = self._fitting(kind)
-            with progress_bar(f"fit the {kind.value} reward", config.num_epochs) as advance:
+            num_epochs = config.num_epochs * config.num_members
+            with progress_bar(f"fit the {kind.value} reward", num_epochs) as advance:
                 fitted = fitting.fit(fitting.split, lambda progress: advance(f"loss {progress.validation_loss:.3f}"))
             ClapReward(fitted.clap, fitted.head, terms, sigmoid_output=config.sigmoid_output).save(path)
             (path / METRICS_FILE).write_text(json.dumps(asdict(fitted.metrics), indent=2))
