@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reward_server.bootstrap import resample_clips
 from reward_server.clap import Clap
 from reward_server.heads import EnsembleHead, Head, MlpHead, build_head, member_seeds
+from reward_server.lora import add_adapters, merge_adapters
 from reward_server.tower_inputs import HeardAudio, TowerInputs, tower_inputs
 from rlcap.config.reward import FinetuneTowers, HeadConfig, HeadKind
 from rlcap.errors import DataError
@@ -24,6 +25,8 @@ from rlcap.preferences.clip_split import ClipSplit
 from rlcap.preferences.pairs import PreferencePair
 
 MAX_GRAD_NORM = 1.0
+THREADED = (FinetuneTowers.all, FinetuneTowers.text_lora)
+"""What passes through a tower at every step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +102,15 @@ def fit_preferences(
     training = torch.cat([training, torch.arange(len(pairs), len(pairs) + len(matching))])
     tuned, head = copy.deepcopy(clap), build_head(config, clap.embedding_dim, seed=seed)
     tunes = FinetuneTowers.none if config.kind is HeadKind.cosine else config.finetune_towers
+    if tunes is FinetuneTowers.text_lora:
+        tuned.requires_grad_(False)
+        add_adapters(tuned.text_module, config.lora_rank, config.lora_alpha, seed=seed)
     inputs = tower_inputs(tuned, audio, table.captions, tunes)
     # Steps over embeddings are so small that threads would mostly wait for each other.
-    with limited_threads(torch.get_num_threads() if tunes is FinetuneTowers.all else 1):
+    with limited_threads(torch.get_num_threads() if tunes in THREADED else 1):
         fits = _fit_heads(inputs, head, table, config, (training, validation), on_epoch, seed)
+    if tunes is FinetuneTowers.text_lora:
+        merge_adapters(tuned.text_module)
     tuned.eval()
     head.eval()
     whole = _Fit(inputs, head, table, config, seed)

@@ -43,7 +43,8 @@ examples:
 
 settings most often changed:
   reward.head.kind=mlp|cosine|text_only          what turns embeddings into a score
-  reward.head.finetune_towers=none|projections|all
+  reward.head.finetune_towers=none|projections|all|text_lora
+  reward.head.num_members                        heads that are fitted apart and score together
   reward.preferences                             pairs that people have judged (`rlcap prefs import`)
   reward.pairs_per_clip                          pairs that simulated annotators judge on each clip
   reward.fit_report.num_folds                    5: score all clips, each by a model fitted without it

@@ -30,6 +30,8 @@ class FinetuneTowers(Enum):
     """The last layer of each tower."""
     all = "all"
     """Both towers."""
+    text_lora = "text_lora"
+    """Low-rank adapters in the text tower: embeddings of audio stay, and with them the audio cache."""
 
 
 class Ensemble(Enum):
@@ -119,6 +121,10 @@ class HeadConfig(Section):
     """Whether scores pass through a sigmoid on the way out; the fit always sees the raw score."""
     finetune_towers: FinetuneTowers = FinetuneTowers.none
     """What of the CLAP is trained together with the head."""
+    lora_rank: int = 8
+    """Rank of the adapters of `text_lora`."""
+    lora_alpha: float = 16.0
+    """Their scale: what they add is multiplied by lora_alpha / lora_rank."""
     l2: float = 1e-4
     """Weight decay of the head."""
     learning_rate: float = 5e-4
@@ -158,6 +164,8 @@ class HeadConfig(Section):
             )
         yield from must_be_positive(
             num_members=self.num_members,
+            lora_rank=self.lora_rank,
+            lora_alpha=self.lora_alpha,
             learning_rate=self.learning_rate,
             tower_learning_rate=self.tower_learning_rate,
             batch_size=self.batch_size,
@@ -280,9 +288,10 @@ class RewardConfig(Section):
             max_wait_ms=self.max_wait_ms,
             matching_pairs_per_clip=self.matching_pairs_per_clip,
         )
-        if self.clap_checkpoint and self.head.finetune_towers is not FinetuneTowers.none:
+        over_any_clap = (FinetuneTowers.none, FinetuneTowers.text_lora)
+        if self.clap_checkpoint and self.head.finetune_towers not in over_any_clap:
             yield (
-                "head.finetune_towers must be none where clap_checkpoint names a pretrained CLAP, "
+                "head.finetune_towers must be none or text_lora where clap_checkpoint names a pretrained CLAP, "
                 f"got {self.head.finetune_towers.value}"
             )
         if self.preferences and not self.preferences.endswith(".parquet"):
