@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from ray import cloudpickle
 
 from reward_server import custom_terms
 from reward_server.custom_terms import custom_values, find_text_terms, known_text_terms, register_text_term
@@ -147,6 +148,16 @@ def test_a_saved_model_keeps_its_terms_and_is_refused_where_one_is_missing(tmp_p
     custom_terms._registered.clear()
     with pytest.raises(CheckpointError, match=r"needs what is missing here: .*custom\.words is not a text term"):
         ClapReward.load(tmp_path)
+
+
+def test_functions_travel_with_the_model_to_processes_that_do_not_know_them():
+    register_text_term("words", lambda caption: len(caption.split()))
+    model = reward(words=0.25)
+    sent = cloudpickle.dumps(model)
+    custom_terms._registered.clear()
+    arrived = cloudpickle.loads(sent)
+    assert arrived.version == model.version
+    assert np.array_equal(scores(arrived), scores(model))
 
 
 def test_the_version_changes_with_name_and_weight_and_terms_without_weight_leave_no_trace(tmp_path):
