@@ -9,15 +9,19 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
+from reward_server.audio_tower import ClapAudioTower
 from reward_server.clap import Clap
 from reward_server.small_clap import SmallClap
+from reward_server.text_tower import TextTower
 from rlcap.config.reward import FinetuneTowers
 from rlcap.types import PolicyFeatures
 
 Rows = Int64[Tensor, " batch"]
 Embed = Callable[[Rows], Float[Tensor, "batch dim"]]
+TowerInput = tuple[Embed, list[nn.Parameter]]
+"""How one side is embedded, and what of its tower is trained."""
 HeardAudio = PolicyFeatures | Float32[np.ndarray, "clip dim"]
-"""Log-mel frames for the small CLAP, embeddings for every other."""
+"""Log-mel frames for the small CLAP to hear; embeddings for every other, and where no audio tower is to be trained."""
 CHUNK = 128
 """Clips or captions in one pass that needs no gradient."""
 
@@ -44,52 +48,73 @@ class TowerInputs:
 def tower_inputs(clap: Clap, audio: HeardAudio, captions: Sequence[str], tunes: FinetuneTowers) -> TowerInputs:
     """Inputs from clips and captions; everything that `tunes` leaves out is computed once.
 
+    Over embeddings, `tunes` is about the text tower alone. For `text_lora` the adapters are in place already.
+
     Raises:
         TypeError: these are log-mel frames, but this is no small CLAP.
-        ValueError: towers are to be tuned on embeddings.
+        ValueError: the text tower of a pretrained CLAP is to be tuned.
     """
     if isinstance(audio, PolicyFeatures):
         if not isinstance(clap, SmallClap):
             raise TypeError(f"log-mel frames are for the small CLAP; give embeddings to {type(clap).__name__}")
-        return _small_clap_inputs(clap, audio, captions, tunes)
-    if tunes is not FinetuneTowers.none:
-        raise ValueError(f"finetune_towers must be none for a fit on embeddings, got {tunes.value}")
-    text = _once(lambda rows: clap.embed_captions([captions[row] for row in rows.tolist()]), len(captions))
-    return _fixed_inputs(torch.from_numpy(audio), text)
+        frames = torch.from_numpy(audio.frames), torch.from_numpy(audio.frame_mask)
+        embed_audio, audio_weights = _tower_input(
+            clap.audio_tower, len(audio.frames), lambda rows: (frames[0][rows], frames[1][rows]), tunes
+        )
+    else:
+        embed_audio, audio_weights = _fixed(torch.from_numpy(audio)), []
+    if tunes is FinetuneTowers.text_lora:
+        embed_text, text_weights = _adapted_text_input(clap, captions)
+    elif isinstance(clap, SmallClap):
+        embed_text, text_weights = _text_input(clap, captions, tunes)
+    elif tunes is FinetuneTowers.none:
+        text = _once(lambda rows: clap.embed_captions([captions[row] for row in rows.tolist()]), len(captions))
+        embed_text, text_weights = _fixed(text), []
+    else:
+        raise ValueError(
+            f"finetune_towers must be none or text_lora for a fit over a pretrained CLAP, got {tunes.value}"
+        )
+    return TowerInputs(embed_audio, embed_text, [*audio_weights, *text_weights])
 
 
-def _small_clap_inputs(
-    clap: SmallClap, features: PolicyFeatures, captions: Sequence[str], tunes: FinetuneTowers
-) -> TowerInputs:
-    frames, frame_mask = torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask)
+def _text_input(clap: SmallClap, captions: Sequence[str], tunes: FinetuneTowers) -> TowerInput:
     tokens, token_mask = clap.tokenize(captions)
 
-    def audio_rows(rows: Rows) -> tuple[Tensor, Tensor]:
-        return frames[rows], frame_mask[rows]
-
-    def text_rows(rows: Rows) -> tuple[Tensor, Tensor]:
+    def cut(rows: Rows) -> tuple[Tensor, Tensor]:
         longest = int(token_mask[rows].sum(dim=1).max())
         return tokens[rows, :longest], token_mask[rows, :longest]
 
-    audio, text = clap.audio_tower, clap.text_tower
+    return _tower_input(clap.text_tower, len(tokens), cut, tunes)
+
+
+def _adapted_text_input(clap: Clap, captions: Sequence[str]) -> TowerInput:
+    def embed(rows: Rows) -> Float[Tensor, "batch dim"]:
+        chunks = [[captions[row] for row in chunk.tolist()] for chunk in rows.split(CHUNK)]
+        embedded = torch.cat([clap.embed_captions(chunk) for chunk in chunks])
+        if torch.is_grad_enabled() and not embedded.requires_grad:
+            raise TypeError(f"{type(clap).__name__}.embed_captions lets no gradient through to its adapters")
+        return embedded
+
+    return embed, [weights for weights in clap.text_module.parameters() if weights.requires_grad]
+
+
+def _tower_input(
+    tower: ClapAudioTower | TextTower,
+    num_rows: int,
+    read: Callable[[Rows], tuple[Tensor, Tensor]],
+    tunes: FinetuneTowers,
+) -> TowerInput:
     if tunes is FinetuneTowers.all:
-        trainable = [*audio.parameters(), *text.parameters()]
-        return TowerInputs(lambda rows: audio(*audio_rows(rows)), lambda rows: text(*text_rows(rows)), trainable)
-    pooled_audio = _once(lambda rows: audio.pool(*audio_rows(rows)), len(frames))
-    pooled_text = _once(lambda rows: text.pool(*text_rows(rows)), len(tokens))
+        return lambda rows: tower(*read(rows)), list(tower.parameters())
+    pooled = _once(lambda rows: tower.pool(*read(rows)), num_rows)
     if tunes is FinetuneTowers.projections:
-        trainable = [*audio.projection.parameters(), *text.projection.parameters()]
-        return TowerInputs(
-            lambda rows: audio.projection(pooled_audio[rows]),
-            lambda rows: text.projection(pooled_text[rows]),
-            trainable,
-        )
+        return lambda rows: tower.projection(pooled[rows]), list(tower.projection.parameters())
     with torch.no_grad():
-        return _fixed_inputs(audio.projection(pooled_audio), text.projection(pooled_text))
+        return _fixed(tower.projection(pooled)), []
 
 
-def _fixed_inputs(audio: Float[Tensor, "clip dim"], text: Float[Tensor, "caption dim"]) -> TowerInputs:
-    return TowerInputs(lambda rows: audio[rows], lambda rows: text[rows], [])
+def _fixed(embedded: Float[Tensor, "row dim"]) -> Embed:
+    return lambda rows: embedded[rows]
 
 
 @torch.no_grad()

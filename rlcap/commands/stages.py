@@ -1,18 +1,18 @@
-"""`rlcap sft`, `rlcap clap` and `rlcap reward fit`: single stages of the job."""
+"""`rlcap sft` and `rlcap clap`: single stages of the job."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
 
-from rlcap.commands import live_reward
-from rlcap.commands.parsing import Commands, HelpFormatter, add_command, add_overrides
+from rlcap.commands.parsing import Commands, add_command, add_overrides
 from rlcap.commands.terminal import say
 
-_KEPT = """\
+KEPT = """\
 writes:
   the result, in a folder of runs/cache whose path is printed. Nothing is done twice: the same settings and data find
   it there, and so does `rlcap train`."""
+"""Where a stage leaves its result."""
 
 _SFT_DETAILS = f"""\
 Train the baseline captioner on clips with captions: what PPO starts from, and what win rates are against.
@@ -23,7 +23,7 @@ reads:
   since the captioner starts from its audio tower
   where captioner.checkpoint names a captioner, that one alone: it is copied
 
-{_KEPT}"""
+{KEPT}"""
 
 _SFT_MORE = """\
 examples:
@@ -41,7 +41,7 @@ Train the small CLAP: an audio and a text tower whose embeddings agree on clips 
 reads:
   the `clap` split of the data: clips with captions, or with labels from which captions are made
 
-{_KEPT}"""
+{KEPT}"""
 
 _CLAP_MORE = """\
 examples:
@@ -52,32 +52,9 @@ settings most often changed:
   reward.clap.num_epochs, reward.clap.learning_rate
   reward.clap.embedding_dim, reward.clap.audio_channels"""
 
-_REWARD_DETAILS = f"""\
-Fit the reward model on pairwise preferences: a head over CLAP embeddings, by the Bradley-Terry loss. Stages that it
-needs (CLAP, and for simulated preferences the baseline) run first where their results are not there yet.
-
-reads:
-  the `preference` split of the data, and the pairs over it: those of reward.preferences, or else the votes of
-  simulated annotators, who know each clip by its labels
-  the `clap` split, and for simulated preferences the `captioned` split: see `rlcap sft`
-
-{_KEPT}"""
-
-_REWARD_MORE = """\
-examples:
-  rlcap reward fit
-  rlcap reward fit experiment=esc10 data.root=recordings reward.head.num_epochs=20
-  rlcap reward fit data=manifest data.root=recordings reward.preferences=pairs.parquet
-
-settings most often changed:
-  reward.head.kind=mlp|cosine|text_only          what turns embeddings into a score
-  reward.head.finetune_towers=none|projections|all
-  reward.preferences                             pairs that people have judged (`rlcap prefs import`)
-  reward.pairs_per_clip                          pairs that simulated annotators judge on each clip"""
-
 
 def register(commands: Commands) -> None:
-    """Add the three commands."""
+    """Add the two commands."""
     sft = add_command(
         commands, "sft", stage_runner("sft"), summary="train the baseline", details=_SFT_DETAILS, more=_SFT_MORE
     )
@@ -86,21 +63,6 @@ def register(commands: Commands) -> None:
         commands, "clap", stage_runner("clap"), summary="train the small CLAP", details=_CLAP_DETAILS, more=_CLAP_MORE
     )
     add_overrides(clap)
-    reward = commands.add_parser(
-        "reward", help="fit the reward model", description=_REWARD_DETAILS, epilog=_REWARD_MORE,
-        formatter_class=HelpFormatter,
-    )  # fmt: skip
-    actions = reward.add_subparsers(title="actions", metavar="<action>", required=True)
-    fit = add_command(
-        actions,
-        "fit",
-        stage_runner("reward"),
-        summary="fit it on pairwise preferences",
-        details=_REWARD_DETAILS,
-        more=_REWARD_MORE,
-    )
-    add_overrides(fit)
-    live_reward.register(actions)
 
 
 def stage_runner(name: str) -> Callable[[argparse.Namespace], int]:

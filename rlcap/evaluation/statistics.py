@@ -51,6 +51,33 @@ def bootstrap_mean(values: ArrayLike, seed: int = 0, level: float = 0.95, num_re
     return Estimate(float(sample.mean()), float(low), float(high), int(sample.size))
 
 
+def bootstrap_over_groups(
+    values: ArrayLike, groups: Sequence[str], seed: int = 0, level: float = 0.95, num_resamples: int = 2000
+) -> Estimate:
+    """Mean with the interval of a bootstrap that draws whole groups (Davison and Hinkley 1997, ch. 3.8).
+
+    Values of a group, such as the verdicts on the pairs of a clip, depend on each other: drawn one by one, they would
+    make the interval too narrow. `num_samples` counts values. Raises ValueError for no values, values that are not
+    finite, another number of groups than values, or a level outside (0, 1).
+    """
+    sample = np.asarray(values, dtype=np.float64)
+    if sample.ndim != 1 or not sample.size or not np.isfinite(sample).all():
+        raise ValueError(f"values must be a non-empty list of finite numbers, got shape {sample.shape}")
+    if len(groups) != sample.size:
+        raise ValueError(f"groups must name the group of each of the {sample.size} values, got {len(groups)} names")
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
+    _, number = np.unique(np.asarray(groups), return_inverse=True)
+    counts = np.bincount(number)
+    sums = np.bincount(number, weights=sample)
+    rng = np.random.default_rng(seed)
+    even = np.full(len(counts), 1 / len(counts))
+    drawn = (rng.multinomial(len(counts), even) for _ in range(num_resamples))
+    means = [(times @ sums) / (times @ counts) for times in drawn]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(sample.mean()), float(low), float(high), int(sample.size))
+
+
 def describe_captions(captions: Sequence[str]) -> CaptionStatistics:
     """Length, variety and repetition. Raises ValueError for no captions."""
     if not captions:

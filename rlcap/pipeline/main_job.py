@@ -21,7 +21,8 @@ from rlcap.pipeline.clips import open_audio
 from rlcap.pipeline.comparison import BASELINE, SUPERVISED, TUNED, compare, write_heldout
 from rlcap.pipeline.figures_table import figures_table
 from rlcap.pipeline.progress import CONSOLE, announce
-from rlcap.pipeline.stages import METRICS_FILE, Stages
+from rlcap.pipeline.reward_fitting import METRICS_FILE
+from rlcap.pipeline.stages import Stages
 from rlcap.pipeline.tuning import TuningJob, read_failures, tune
 from rlcap.report.build import build_report
 from rlcap.run_directory import RunDirectory, create_run_directory, reopen_run_directory

@@ -13,16 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32
 
 from learner.supervised import supervise, teach_language
-from reward_server.clap import Clap
 from reward_server.clap_training import train_clap
-from reward_server.fitting import fit_preferences
+from reward_server.custom_terms import find_text_terms
 from reward_server.hf_clap import HfClap
 from reward_server.scoring import ClapReward
 from reward_server.small_clap import SmallClap
-from reward_server.tower_inputs import HeardAudio
 from rlcap.audio.features import LogMel, LogMelConfig
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.loading import build_prefix_captioner, load_captioner
@@ -35,14 +32,24 @@ from rlcap.pipeline.clips import EmbeddedClips, HeardClips, SplitClips, embed, h
 from rlcap.pipeline.matching_pairs import draw_matching_pairs
 from rlcap.pipeline.preference_pairs import keep_pairs, read_given_pairs, simulate_preferences
 from rlcap.pipeline.progress import progress_bar
+from rlcap.pipeline.reward_fitting import (
+    FIT_FILE,
+    FIT_PAGE,
+    HELDOUT_FILE,
+    METRICS_FILE,
+    FitPaths,
+    RewardFitting,
+    join_audio,
+    write_fit_report,
+)
 from rlcap.pipeline.stage_cache import StageCache, StageResult
 from rlcap.preferences.pairs import PreferencePair, read_pairs, write_pairs
 from rlcap.soundscapes.grammar import vocabulary
 from rlcap.types import Clip, PolicyFeatures, Quarantined
 
-STAGES = ("clap", "sft", "prefs", "reward")
+STAGES = ("clap", "sft", "prefs")
 SILENCE = Clip("silence", np.zeros(16_000, dtype=np.float32), 16_000)
-METRICS_FILE, PAIRS_FILE = "metrics.json", "pairs.parquet"
+PAIRS_FILE = "pairs.parquet"
 
 
 class Stages:
@@ -69,9 +76,12 @@ class Stages:
         Raises:
             DataError: the clips of a split lack captions or labels that are needed, or given pairs cannot be used.
             CheckpointError: `reward.clap_checkpoint` cannot be used.
+            ConfigError: `reward.text_terms.custom` names a term that is not known here.
         """
         training, captioner, reward = self.config.training, self.config.captioner, self.config.reward
         fits_a_reward = training.controls or not reward.checkpoint
+        if fits_a_reward:
+            find_text_terms(reward.text_terms.custom)
         if training.supervised or not captioner.checkpoint:
             self.clips(Split.captioned).known_captions()
         needs_small_clap = not captioner.checkpoint or (fits_a_reward and not reward.clap_checkpoint)
@@ -184,33 +194,30 @@ class Stages:
         """The reward model with a head of this kind, fitted on the preference pairs."""
         config = replace(self.config.reward.head, kind=kind)
         terms = self.config.reward.text_terms
-        pretrained = bool(self.config.reward.clap_checkpoint)
+        find_text_terms(terms.custom)  # before the stages that this one needs
 
         def build(path: Path) -> None:
-            heard = self._heard_by_reward(Split.preference)
-            pairs = read_pairs(self.preferences.path / PAIRS_FILE)
-            pairs = keep_pairs(pairs, heard.clip_ids, "their clips could not be read")
-            others, matching = self._matching_pairs(voted_on=set(heard.clip_ids))
-            listened = [heard, *others]
-            clap: Clap = self.given_clap if pretrained else SmallClap.load(self.clap.path)
-            with progress_bar(f"fit the {kind.value} reward", config.num_epochs) as advance:
-                fitted = fit_preferences(
-                    clap,
-                    _joined(listened),
-                    [clip_id for some in listened for clip_id in some.clip_ids],
-                    pairs,
-                    config,
-                    lambda progress: advance(f"loss {progress.validation_loss:.3f}"),
-                    seed=self.config.seed,
-                    matching=matching,
-                )
+            fitting = self._fitting(kind)
+            num_epochs = config.num_epochs * config.num_members
+            with progress_bar(f"fit the {kind.value} reward", num_epochs) as advance:
+                fitted = fitting.fit(fitting.split, lambda progress: advance(f"loss {progress.validation_loss:.3f}"))
             ClapReward(fitted.clap, fitted.head, terms, sigmoid_output=config.sigmoid_output).save(path)
             (path / METRICS_FILE).write_text(json.dumps(asdict(fitted.metrics), indent=2))
+            fitted.heldout.save(path / HELDOUT_FILE)
 
-        clap_key = self.given_clap.fingerprint if pretrained else self.clap.key
+        clap_key = self.given_clap.fingerprint if self.config.reward.clap_checkpoint else self.clap.key
         facts = {"pairs": self.preferences.key, "clap": clap_key, "head": config, "terms": terms}
         facts |= {"matching_pairs_per_clip": self.config.reward.matching_pairs_per_clip, "seed": self.config.seed}
         return self._run(f"reward-{kind.value}", facts, build)
+
+    def fit_report(self, kind: HeadKind) -> StageResult:
+        """How good the reward model with a head of this kind is; takes further fits, which a run does without."""
+        reward, config = self.reward(kind), self.config.reward.fit_report
+        return self._run(
+            f"fit-report-{kind.value}",
+            {"reward": reward.key, "fit_report": config},
+            lambda path: write_fit_report(path, reward.path, self._fitting(kind), config),
+        )
 
     @cached_property
     def given_reward(self) -> StageResult:
@@ -238,6 +245,22 @@ class Stages:
 
         facts = {"baseline": self.baseline.key, "captioned": captioned.key, "rl": rl.key, "sft": sft}
         return self._run("supervised", {**facts, "seed": self.config.seed}, build)
+
+    def _fitting(self, kind: HeadKind) -> RewardFitting:
+        """What a fit of the reward model reads."""
+        heard = self._heard_by_reward(Split.preference)
+        pairs = read_pairs(self.preferences.path / PAIRS_FILE)
+        others, matching = self._matching_pairs(voted_on=set(heard.clip_ids))
+        listened = [heard, *others]
+        return RewardFitting(
+            clap=self.given_clap if self.config.reward.clap_checkpoint else SmallClap.load(self.clap.path),
+            audio=join_audio(listened),
+            clip_ids=tuple(clip_id for some in listened for clip_id in some.clip_ids),
+            pairs=keep_pairs(pairs, heard.clip_ids, "their clips could not be read"),
+            matching=matching,
+            config=replace(self.config.reward.head, kind=kind),
+            seed=self.config.seed,
+        )
 
     def _matching_pairs(self, voted_on: set[str]) -> tuple[list[HeardClips | EmbeddedClips], list[PreferencePair]]:
         """Matching pairs of the CLAP's own clips, where they are asked for, and these clips."""
@@ -307,15 +330,6 @@ class Stages:
         return result
 
 
-def _joined(heard: Sequence[HeardClips | EmbeddedClips]) -> HeardAudio:
-    """The audio of several splits under one another; all were heard by the same CLAP."""
-    embedded = [some.embeddings for some in heard if isinstance(some, EmbeddedClips)]
-    if embedded:
-        joined: Float32[np.ndarray, "clip dim"] = np.concatenate(embedded)
-        return joined
-    return join_features([some.features for some in heard if isinstance(some, HeardClips)])
-
-
 def run_stage(config: RunConfig, name: str) -> Path:
     """Run one stage and those it needs; return the folder of its result."""
     stages = Stages(config)
@@ -325,6 +339,11 @@ def run_stage(config: RunConfig, name: str) -> Path:
         return stages.baseline.path
     if name == "prefs":
         return stages.simulated_preferences.path
-    if name == "reward":
-        return stages.reward(config.reward.head.kind).path
     raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {name!r}")
+
+
+def fit_reward(config: RunConfig) -> FitPaths:
+    """Fit the reward model and measure the fit."""
+    stages, kind = Stages(config), config.reward.head.kind
+    reward, report = stages.reward(kind).path, stages.fit_report(kind).path
+    return FitPaths(reward, report / FIT_FILE, report / FIT_PAGE)

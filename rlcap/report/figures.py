@@ -108,6 +108,11 @@ def share(value: Any) -> str:  # noqa: ANN401
     return f"{value:.1%}" if 0 < value < 0.0995 else f"{value:.0%}"
 
 
+def percent(value: Any) -> str:  # noqa: ANN401
+    """Write a share in tenths of a percent; nothing where there is none."""
+    return f"{value:.1%}" if _is_number(value) else ""
+
+
 def number(value: Any) -> str:  # noqa: ANN401
     """Write a number with three significant digits, whole ones in full; nothing where there is none."""
     if not _is_number(value):

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import numpy as np
 import pyarrow as pa
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-_INK, _LINE, _FAINT, _GRID = "#010203", "#010204", "#010205", "#010206"
-_CSS_COLOURS = {_INK: "var(--muted)", _LINE: "var(--accent)", _FAINT: "var(--accent-faint)", _GRID: "var(--rule)"}
+INK, LINE, FAINT, GRID = "#010203", "#010204", "#010205", "#010206"
+_CSS_COLOURS = {INK: "var(--muted)", LINE: "var(--accent)", FAINT: "var(--accent-faint)", GRID: "var(--rule)"}
 """Colours that nothing else uses, and what each becomes in the page."""
 
 _MIN_POINTS_TO_SMOOTH = 24
@@ -81,22 +82,28 @@ def _plot(curve: Curve, updates: NDArray[np.float64], values: NDArray[np.float64
         f"{curve.title}: {values[0]:.3g} at update {updates[0]:.0f}, {values[-1]:.3g} at update {updates[-1]:.0f}, "
         f"between {values.min():.3g} and {values.max():.3g}"
     )
+    figure, axes = empty_plot()
+    if len(values) < _MIN_POINTS_TO_SMOOTH:
+        axes.plot(updates, values, color=LINE, linewidth=1.8, marker="o", markersize=2.5)
+    else:
+        axes.plot(updates, values, color=FAINT, linewidth=1)
+        axes.plot(updates, _smooth(values), color=LINE, linewidth=1.8)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    return Plot(curve, inline_svg(figure, prefix=re.sub(r"\W", "-", curve.metric)), description)
+
+
+def empty_plot() -> tuple[Figure, Axes]:
+    """Return a figure and its axes, in the look of the page."""
     figure = Figure(figsize=(3.4, 1.9))
     axes = figure.add_axes((0.13, 0.16, 0.845, 0.78))
-    if len(values) < _MIN_POINTS_TO_SMOOTH:
-        axes.plot(updates, values, color=_LINE, linewidth=1.8, marker="o", markersize=2.5)
-    else:
-        axes.plot(updates, values, color=_FAINT, linewidth=1)
-        axes.plot(updates, _smooth(values), color=_LINE, linewidth=1.8)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_GRID)
-    axes.tick_params(colors=_INK, length=0, labelsize=8, pad=4)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.spines["bottom"].set_color(GRID)
+    axes.tick_params(colors=INK, length=0, labelsize=8, pad=4)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.margins(x=0.02, y=0.12)
-    return Plot(curve, _inline_svg(figure, prefix=re.sub(r"\W", "-", curve.metric)), description)
+    return figure, axes
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -108,7 +115,7 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray((sums[last] - sums[first]) / (last - first))
 
 
-def _inline_svg(figure: Figure, prefix: str) -> str:
+def inline_svg(figure: Figure, prefix: str) -> str:
     """Return an `<svg>` element without metadata, fixed size, fixed colours, or ids that clash with another plot's."""
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "rlcap"}):

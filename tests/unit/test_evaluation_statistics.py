@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rlcap.evaluation.statistics import bootstrap_mean, describe_captions
+from rlcap.evaluation.statistics import bootstrap_mean, bootstrap_over_groups, describe_captions
 
 
 def slow_interval(values, num_resamples):
@@ -60,3 +60,34 @@ def test_captions_are_described_by_length_variety_and_repetition():
 def test_no_captions_are_refused():
     with pytest.raises(ValueError, match="no captions"):
         describe_captions([])
+
+
+def test_groups_that_stand_or_fall_together_are_the_sample():
+    """Ten equal values of a group say no more than one of them."""
+    verdicts = np.random.default_rng(0).integers(2, size=50)
+    alone = bootstrap_mean(verdicts)
+    together = bootstrap_over_groups(verdicts.repeat(10), [str(group) for group in np.arange(50).repeat(10)])
+    assert together.mean == alone.mean
+    assert together.num_samples == 500
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high), abs=0.03)
+
+
+def test_groups_of_one_make_the_ordinary_bootstrap():
+    values = np.random.default_rng(0).normal(size=60)
+    alone, grouped = bootstrap_mean(values), bootstrap_over_groups(values, [str(number) for number in range(60)])
+    assert (grouped.low, grouped.high) == pytest.approx((alone.low, alone.high), abs=0.05)
+
+
+def test_one_group_leaves_no_doubt_and_the_same_seed_the_same_interval():
+    assert bootstrap_over_groups([0, 1, 1], ["a"] * 3).low == pytest.approx(2 / 3)
+    values, groups = [0, 1, 1, 0, 1], list("aabbc")
+    assert bootstrap_over_groups(values, groups, seed=3) == bootstrap_over_groups(values, groups, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("values", "groups", "level"),
+    [([], [], 0.95), ([np.nan], ["a"], 0.95), ([1.0], ["a", "b"], 0.95), ([1.0], ["a"], 1.0)],
+)
+def test_values_without_groups_are_refused(values, groups, level):
+    with pytest.raises(ValueError, match=r"must"):
+        bootstrap_over_groups(values, groups, level=level)

@@ -11,6 +11,7 @@ from rlcap.captioners.loading import load_captioner
 from rlcap.config.load import load_config
 from rlcap.config.reward import HeadKind
 from rlcap.errors import ConfigError, DataError
+from rlcap.pipeline.reward_fitting import FIT_FILE, FIT_PAGE
 from rlcap.pipeline.stages import PAIRS_FILE, Stages
 from rlcap.preferences.pairs import PreferencePair, read_pairs, write_pairs
 
@@ -64,6 +65,22 @@ def test_the_votes_of_people_make_a_reward_model_without_labels_or_a_baseline(st
     metrics = json.loads((result.path / "metrics.json").read_text())
     assert sum(metrics[f"num_{part}_pairs"] for part in ("train", "validation", "heldout")) == 36
     assert set(some.results) == {"clap", "preferences-given", "reward-mlp"}
+
+
+def test_a_fit_is_measured_in_a_folder_of_its_own_and_what_is_asked_of_it_fits_no_other_model(stages, tmp_path):
+    write_pairs(votes(preference_ids()), tmp_path / "pairs.parquet")
+    given = (f"reward.preferences={tmp_path}/pairs.parquet",)
+    some = stages(*given)
+    report = json.loads((some.fit_report(HeadKind.mlp).path / FIT_FILE).read_text(encoding="utf-8"))
+    metrics = json.loads((some.reward(HeadKind.mlp).path / "metrics.json").read_text())
+    assert report["heldout"]["overall"]["accuracy"]["mean"] == pytest.approx(metrics["heldout_accuracy"])
+    assert report["learning_curve"][-1]["num_pairs"] == metrics["num_train_pairs"]
+    assert report["learning_curve"][-1]["accuracy"] == report["heldout"]["overall"]["accuracy"]
+    assert (some.fit_report(HeadKind.mlp).path / FIT_PAGE).read_text(encoding="utf-8").startswith("<!doctype html>")
+    folded = stages(*given, "reward.fit_report.num_folds=3", "reward.fit_report.learning_curve=[]")
+    assert folded.reward(HeadKind.mlp).cached
+    report = json.loads((folded.fit_report(HeadKind.mlp).path / FIT_FILE).read_text(encoding="utf-8"))
+    assert report["folds"]["figures"]["overall"]["num_clips"] == NUM_CLIPS // 2
 
 
 def test_pairs_of_clips_that_cannot_be_read_are_left_out_of_the_fit_and_counted(stages, tmp_path, capfd):

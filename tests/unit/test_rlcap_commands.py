@@ -1,8 +1,9 @@
+import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -183,7 +184,7 @@ def test_an_interrupted_run_says_where_to_continue(pipeline: ModuleType, capsys:
 
 @pytest.mark.parametrize(
     ("command", "stage"),
-    [(["sft"], "sft"), (["clap"], "clap"), (["reward", "fit"], "reward"), (["prefs", "simulate"], "prefs")],
+    [(["sft"], "sft"), (["clap"], "clap"), (["prefs", "simulate"], "prefs")],
     ids=str,
 )
 def test_a_stage_runs_and_says_where_its_result_is(
@@ -192,6 +193,32 @@ def test_a_stage_runs_and_says_where_its_result_is(
     pipeline.run_stage = lambda config, name: Path(f"runs/cache/{name}-{config.seed}")
     assert run([*command, "seed=5"]) == 0
     assert capsys.readouterr().out == f"runs/cache/{stage}-5\n"
+
+
+def test_a_fit_says_where_its_model_and_its_report_are_and_how_good_it_is(
+    pipeline: ModuleType, capsys: pytest.CaptureFixture[str]
+):
+    accuracy = {"mean": 0.7, "low": 0.62, "high": 0.781, "num_samples": 40}
+    overall = {"category": "", "num_pairs": 50, "num_clips": 9, "accuracy": accuracy, "agreement": 0.9}
+    machine = overall | {"category": "MM", "num_pairs": 2, "accuracy": None, "agreement": None}
+    heldout = {"overall": overall, "categories": [machine], "calibration": {"expected_error": 0.031, "bins": []}}
+    curve = [{"share": 0.1, "num_clips": 4, "num_pairs": 20, "accuracy": accuracy}]
+    folds = {"num_folds": 5, "figures": heldout}
+    Path("fit.json").write_text(
+        json.dumps({"heldout": heldout, "learning_curve": curve, "folds": folds}), encoding="utf-8"
+    )
+    pipeline.fit_reward = lambda config: SimpleNamespace(
+        reward=Path(f"runs/cache/reward-{config.seed}"), figures=Path("fit.json"), page=Path("fit.html")
+    )
+    assert run(["reward", "fit", "seed=5"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[:3] == ["runs/cache/reward-5", "fit.json", "fit.html"]
+    rows = [line.split() for line in told[3:]]
+    assert ["held", "out", "50", "9", "70.0%", "62.0%", "to", "78.1%", "90.0%"] in rows
+    assert ["MM", "2", "9", "–", "–", "–"] in rows
+    assert ["all,", "in", "5", "folds", "50", "9", "70.0%", "62.0%", "to", "78.1%", "90.0%"] in rows
+    assert ["expected", "calibration", "error", "3.1%"] in rows
+    assert ["10%", "of", "them", "20", "4", "70.0%", "62.0%", "to", "78.1%"] in rows
 
 
 def test_evaluation_gets_the_run_and_the_settings(pipeline: ModuleType, capsys: pytest.CaptureFixture[str]):

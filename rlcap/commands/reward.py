@@ -1,0 +1,113 @@
+"""`rlcap reward`: fit the reward model on preferences, and measure the fit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rlcap.commands import live_reward
+from rlcap.commands.parsing import Commands, HelpFormatter, add_command, add_overrides
+from rlcap.commands.stages import KEPT
+from rlcap.commands.terminal import aligned, say
+
+_DETAILS = """\
+The reward model, which scores how well a caption fits a clip: a head over CLAP embeddings."""
+
+_MORE = """\
+examples:
+  rlcap reward fit
+  rlcap reward fit data=manifest data.root=recordings reward.preferences=pairs.parquet
+
+`rlcap reward <action> --help` says what an action reads and writes."""
+
+_FIT_DETAILS = f"""\
+Fit the reward model on pairwise preferences: a head over CLAP embeddings, by the Bradley-Terry loss. Stages that it
+needs (CLAP, and for simulated preferences the baseline) run first where their results are not there yet.
+
+reads:
+  the `preference` split of the data, and the pairs over it: those of reward.preferences, or else the votes of
+  simulated annotators, who know each clip by its labels
+  the `clap` split, and for simulated preferences the `captioned` split: see `rlcap sft`
+
+{KEPT}
+  fit.json and fit.html, in a folder of their own whose path is printed: accuracy on held-out pairs, by category and
+  beside the agreement of the annotators; calibration; a learning curve, for which the fit is repeated on parts of the
+  training clips. A table of it goes to the terminal."""
+
+_FIT_MORE = """\
+examples:
+  rlcap reward fit
+  rlcap reward fit experiment=esc10 data.root=recordings reward.head.num_epochs=20
+  rlcap reward fit data=manifest data.root=recordings reward.preferences=pairs.parquet
+
+settings most often changed:
+  reward.head.kind=mlp|cosine|text_only          what turns embeddings into a score
+  reward.head.finetune_towers=none|projections|all|text_lora
+  reward.head.num_members                        heads that are fitted apart and score together
+  reward.preferences                             pairs that people have judged (`rlcap prefs import`)
+  reward.pairs_per_clip                          pairs that simulated annotators judge on each clip
+  reward.fit_report.num_folds                    5: score all clips, each by a model fitted without it
+  reward.fit_report.learning_curve               []: no learning curve"""
+
+
+def register(commands: Commands) -> None:
+    """Add the command and its actions."""
+    reward = commands.add_parser(
+        "reward", help="fit the reward model", description=_DETAILS, epilog=_MORE, formatter_class=HelpFormatter
+    )
+    actions = reward.add_subparsers(title="actions", metavar="<action>", required=True)
+    fit = add_command(
+        actions, "fit", _run_fit, summary="fit it on pairwise preferences", details=_FIT_DETAILS, more=_FIT_MORE
+    )
+    add_overrides(fit)
+    live_reward.register(actions)
+
+
+def _run_fit(arguments: argparse.Namespace) -> int:
+    from rlcap.config.load import load_config
+
+    config = load_config(arguments.overrides)
+    # Slow to import: faults in the settings come first.
+    from rlcap.pipeline.stages import fit_reward
+
+    fitted = fit_reward(config)
+    say(f"{fitted.reward}\n{fitted.figures}\n{fitted.page}\n")
+    say(_fit_table(json.loads(fitted.figures.read_text(encoding="utf-8"))))
+    return 0
+
+
+def _fit_table(report: Mapping[str, Any]) -> str:
+    """The figures of `fit.json` in a few lines."""
+    rows = [("", "pairs", "clips", "accuracy", "95 % interval", "agreement"), *_rows("held out", report["heldout"])]
+    if report["folds"]:
+        rows += _rows(f"all, in {report['folds']['num_folds']} folds", report["folds"]["figures"])
+    error = report["heldout"]["calibration"]["expected_error"]
+    table = f"{aligned(rows)}\n\nexpected calibration error  {error:.1%}"
+    if not report["learning_curve"]:
+        return table
+    points = [
+        (f"{point['share']:.0%} of them", str(point["num_pairs"]), str(point["num_clips"]), *_accuracy(point))
+        for point in report["learning_curve"]
+    ]
+    return f"{table}\n\n{aligned([('trained on', 'pairs', 'clips', 'accuracy', '95 % interval'), *points])}"
+
+
+def _rows(name: str, figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    lines = [(name, figures["overall"]), *((f"  {each['category']}", each) for each in figures["categories"])]
+    return [
+        (title, str(each["num_pairs"]), str(each["num_clips"]), *_accuracy(each), _percent(each["agreement"]))
+        for title, each in lines
+    ]
+
+
+def _accuracy(figures: Mapping[str, Any]) -> tuple[str, str]:
+    accuracy = figures["accuracy"]
+    if accuracy is None:
+        return "–", "–"
+    return _percent(accuracy["mean"]), f"{_percent(accuracy['low'])} to {_percent(accuracy['high'])}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"

@@ -1,0 +1,97 @@
+"""What a fit of the reward model reads, so that it can be repeated on other clips, and the report on it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float32
+
+from reward_server.clap import Clap
+from reward_server.fit_evaluation import evaluate_fit, num_fits
+from reward_server.fitting import FitProgress, FittedReward, draw_split, fit_preferences
+from reward_server.tower_inputs import HeardAudio
+from rlcap.config.reward import FitReportConfig, HeadConfig
+from rlcap.evaluation.scored_pairs import ScoredPairs
+from rlcap.pipeline.clips import EmbeddedClips, HeardClips, join_features
+from rlcap.pipeline.progress import progress_bar
+from rlcap.preferences.clip_split import ClipSplit
+from rlcap.preferences.pairs import PreferencePair
+from rlcap.report.fit_page import render_fit
+from rlcap.report.page import write_page
+
+METRICS_FILE, HELDOUT_FILE = "metrics.json", "heldout_pairs.parquet"
+"""Beside a reward model that was fitted here: losses and counts of the fit, held-out pairs with their scores."""
+FIT_FILE, FIT_PAGE = "fit.json", "fit.html"
+"""The report on a fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class FitPaths:
+    """Where a reward model and the report on its fit are."""
+
+    reward: Path
+    figures: Path
+    page: Path
+
+
+@dataclass(frozen=True, slots=True)
+class RewardFitting:
+    """Audio, pairs and settings of a fit."""
+
+    clap: Clap
+    audio: HeardAudio
+    clip_ids: tuple[str, ...]
+    pairs: Sequence[PreferencePair]
+    matching: Sequence[PreferencePair]
+    config: HeadConfig
+    seed: int
+
+    @property
+    def split(self) -> ClipSplit:
+        """The parts of the clips by the settings."""
+        return draw_split(self.pairs, self.config, seed=self.seed)
+
+    def fit(self, split: ClipSplit, on_epoch: Callable[[FitProgress], None] | None = None) -> FittedReward:
+        """Fit on these parts of the clips."""
+        return fit_preferences(
+            self.clap,
+            self.audio,
+            self.clip_ids,
+            self.pairs,
+            self.config,
+            on_epoch,
+            seed=self.seed,
+            matching=self.matching,
+            split=split,
+        )
+
+
+def join_audio(heard: Sequence[HeardClips | EmbeddedClips]) -> HeardAudio:
+    """The audio of several splits under one another; all were heard by the same CLAP."""
+    embedded = [some.embeddings for some in heard if isinstance(some, EmbeddedClips)]
+    if embedded:
+        joined: Float32[np.ndarray, "clip dim"] = np.concatenate(embedded)
+        return joined
+    return join_features([some.features for some in heard if isinstance(some, HeardClips)])
+
+
+def write_fit_report(path: Path, reward: Path, fitting: RewardFitting, config: FitReportConfig) -> None:
+    """Measure the reward model in the folder `reward`, and write fit.json and fit.html into `path`."""
+    with progress_bar("fit again for the report", num_fits(config)) as advance:
+
+        def fit(split: ClipSplit) -> FittedReward:
+            fitted = fitting.fit(split)
+            advance(f"{fitted.metrics.num_train_pairs} pairs")
+            return fitted
+
+        heldout = ScoredPairs.load(reward / HELDOUT_FILE)
+        measured = evaluate_fit(heldout, fitting.pairs, fit, fitting.config, config, seed=fitting.seed)
+    metrics = json.loads((reward / METRICS_FILE).read_text(encoding="utf-8"))
+    training = {name: metrics[name] for name in metrics if name.startswith("num_")}
+    text = json.dumps({"title": reward.name, "training": training, **asdict(measured)}, indent=2, allow_nan=False)
+    (path / FIT_FILE).write_text(text + "\n", encoding="utf-8")
+    write_page(render_fit(json.loads(text)), path / FIT_PAGE)

@@ -1,0 +1,37 @@
+"""What the pages have in common: one file in one style, readable without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from rlcap.report.figures import duration, number, percent, share
+
+
+def render_page(template: str, **contents: object) -> str:
+    """Fill a template; everything that is not `Markup` is text."""
+    environment = Environment(
+        loader=PackageLoader("rlcap.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"share": share, "percent": percent, "number": number, "duration": duration}
+    # The style sheet and the script are ours, and are no HTML: they go in as they stand.
+    environment.globals["include_raw"] = lambda name: Markup(_source(environment, name))
+    return environment.get_template(template).render(**contents)
+
+
+def write_page(page: str, path: Path) -> None:
+    """Write a page in one step: whoever reads it meanwhile finds the earlier one, or the whole new one."""
+    fresh = path.with_suffix(".partial")
+    fresh.write_text(page, encoding="utf-8")
+    fresh.replace(path)
+
+
+def _source(environment: Environment, name: str) -> str:
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
