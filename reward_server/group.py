@@ -90,6 +90,11 @@ class RewardServer:
         """Version of the candidate, where there is one."""
         return self._staged.version if self._staged else None
 
+    @property
+    def max_batch_size(self) -> int:
+        """Captions that a shard reads in one pass at most."""
+        return self._config.max_batch_size
+
     def wait_until_ready(self) -> None:
         """Return once every shard holds the live model. Raises ActorLostError that names one which does not in time."""
         self._load(self._live, self.roster.shards, self._cluster.start_timeout_s)

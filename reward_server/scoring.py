@@ -63,6 +63,15 @@ class ClapReward:
         return self._encoder_fingerprint
 
     @property
+    def head(self) -> Head:
+        """What turns two embeddings into a score."""
+        return self._head
+
+    def with_head(self, head: Head) -> ClapReward:
+        """Another model over the same towers."""
+        return ClapReward(self._clap, head, self._terms, sigmoid_output=self._sigmoid_output)
+
+    @property
     def num_bytes(self) -> int:
         """Memory that the weights take."""
         weights = [*self._clap.state_dict().values(), *self._head.state_dict().values()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,6 +26,8 @@ from rlcap.config.reward import RewardConfig
 from rlcap.errors import RewardError
 from rlcap.types import Clip
 
+SWITCH_INTERVAL_S = 0.0005
+"""After so long a thread that unpacks requests makes way for the one that runs the model; Python's own is 5 ms."""
 OPEN_REQUESTS = 32
 """Requests that a shard has in hand at once: being fetched, queued or scored. More of them wait in Ray."""
 
@@ -80,6 +83,7 @@ class ShardActor:
 
     def __init__(self, name: str, config: RewardConfig, num_threads: int) -> None:
         torch.set_num_threads(num_threads)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
         self._models = ModelShelf(device, config.memory_mb)
         self._shard = Shard(name, config)

@@ -17,6 +17,14 @@ from rlcap.run_directory import create_run_directory
 METRICS = {"rollout/failed": 1.0, "time/captions_per_s": 100.0}
 
 
+class PretendedReward:
+    """Adds one metric."""
+
+    def note_update(self, update, batch):
+        assert batch == "a batch"
+        return {"reward/version_number": 0.0}
+
+
 class PretendedPPO:
     """Updates that fail for given reasons, by number."""
 
@@ -27,7 +35,7 @@ class PretendedPPO:
     def train(self):
         self.num_updates_done += 1
         reasons = self._reasons.get(self.num_updates_done, ())
-        self.last_report = UpdateReport(self.num_updates_done, METRICS, (), reasons, ())
+        self.last_report = UpdateReport(self.num_updates_done, METRICS, (), reasons, ("a batch",))
 
     def save_checkpoint(self, folder):
         with open(f"{folder}/state.json", "w") as file:
@@ -54,7 +62,7 @@ def test_each_reason_for_failed_scores_is_told_once_a_run_and_kept(job, caplog):
     silent, asleep = "shard-0 did not answer within 3 s", "shard-1 failed: it fell asleep"
     algorithm = PretendedPPO({1: (silent,), 2: (silent, asleep), 4: (asleep,)})
     with caplog.at_level(logging.WARNING):
-        _Loop(job, run, algorithm).run(StopSignal())
+        _Loop(job, run, algorithm, PretendedReward()).run(StopSignal())
     assert [record.getMessage() for record in caplog.records] == [
         f"captions of update {update} could not be scored, and are left out: {reason}"
         for update, reason in ((1, silent), (2, asleep))
@@ -62,13 +70,13 @@ def test_each_reason_for_failed_scores_is_told_once_a_run_and_kept(job, caplog):
     assert read_failures(run) == {silent: 1, asleep: 2}
     caplog.clear()
     job.config.training.num_updates = 5
-    _Loop(job, run, PretendedPPO({5: (silent,)}, first=4)).run(StopSignal())
+    _Loop(job, run, PretendedPPO({5: (silent,)}, first=4), PretendedReward()).run(StopSignal())
     assert not caplog.records, "a resumed run has said it before"
 
 
 def test_a_run_without_failures_says_nothing_of_them(job):
     run = create_run_directory(job.config)
-    _Loop(job, run, PretendedPPO({})).run(StopSignal())
+    _Loop(job, run, PretendedPPO({}), PretendedReward()).run(StopSignal())
     assert read_failures(run) == {}
     assert not run.failures.exists()
     assert read_metrics(run)["update"].to_pylist() == [1, 2, 3, 4]
@@ -84,6 +92,6 @@ def test_a_stopped_run_leaves_a_checkpoint_of_its_last_update(job, monkeypatch):
 
     monkeypatch.setattr(stop, "check", check)
     with pytest.raises(StopRequested):
-        _Loop(job, run, algorithm).run(stop)
+        _Loop(job, run, algorithm, PretendedReward()).run(stop)
     assert update_of(latest_good(run.checkpoints)) == 3
     assert read_metrics(run)["update"].to_pylist() == [1, 2, 3]

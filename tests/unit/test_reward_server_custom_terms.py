@@ -14,7 +14,6 @@ from reward_server.heads import MlpHead
 from reward_server.scoring import ClapReward
 from reward_server.shard import Shard
 from reward_server.small_clap import SmallClap
-from reward_server.swap import Editions
 from rlcap.audio.features import LogMelConfig
 from rlcap.config.load import load_config
 from rlcap.config.reward import ClapConfig, RewardConfig, TextTermsConfig
@@ -59,8 +58,8 @@ def scores(model):
 
 
 def shard_scores(model):
-    shard = Shard("shard-0", Editions(0, model), RewardConfig())
-    return shard.score(shard.editions.live, ["one"], lambda _: [CLIP], CAPTIONS, np.zeros(3, dtype=np.int64))
+    shard = Shard("shard-0", RewardConfig())
+    return shard.score(model, ["one"], lambda _: [CLIP], CAPTIONS, np.zeros(3, dtype=np.int64))
 
 
 def test_a_registered_term_is_added_by_its_weight_and_reads_each_caption_once():

@@ -1,0 +1,1 @@
+"""Benchmarks: what the parts of a run reach on this machine, beside what they could."""

@@ -1,0 +1,151 @@
+"""`rlcap bench`: what the parts of a run reach on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlcap.commands.parsing import Commands, HelpFormatter, add_command, add_overrides
+from rlcap.commands.terminal import aligned, say
+
+if TYPE_CHECKING:
+    from rlcap.bench.reward_bench import RewardBench
+    from rlcap.bench.swap_bench import SwapBench
+
+_DETAILS = """\
+Measure the parts of a run on this machine, each beside what it could reach."""
+
+_MORE = """\
+examples:
+  rlcap bench reward
+  rlcap bench swap --json swap.json
+
+`rlcap bench <action> --help` says what an action measures."""
+
+_REWARD_DETAILS = """\
+Measure the reward server: scores per second of one shard with a full queue, in turns with the same model called
+directly, and the share of its speed that is reached; then scores per second and latency by captions in a request, by
+shards, and by the share of clips whose audio is cached.
+
+reads:
+  reward.checkpoint, the model to serve; without it, one of the default's sizes with random weights
+
+writes:
+  a table on the terminal, and all figures to --json FILE"""
+
+_REWARD_MORE = """\
+examples:
+  rlcap bench reward
+  rlcap bench reward reward.checkpoint=runs/latest/reward --json reward.json
+
+settings most often changed:
+  reward.max_batch_size    captions in one pass of the text tower
+  reward.max_wait_ms       how long a shard gathers requests
+  cluster.shard_cpus       CPUs, and so threads, of a shard"""
+
+_SWAP_DETAILS = """\
+Measure what callers feel of swaps: twenty heads over one encoder, five of them broken, are staged and committed one
+after the other, while two callers keep asking two shards.
+
+reads:
+  reward.checkpoint, the model to start from; without it, one of the default's sizes with random weights
+
+writes:
+  a table on the terminal, and all figures to --json FILE"""
+
+_SWAP_MORE = """\
+examples:
+  rlcap bench swap
+  rlcap bench swap reward.checkpoint=runs/latest/reward --json swap.json"""
+
+
+def register(commands: Commands) -> None:
+    """Add the command and its actions."""
+    bench = commands.add_parser(
+        "bench",
+        help="measure what parts of a run reach here",
+        description=_DETAILS,
+        epilog=_MORE,
+        formatter_class=HelpFormatter,
+    )
+    actions = bench.add_subparsers(title="actions", metavar="<action>", required=True)
+    for name, run, summary, details, more in (
+        ("reward", _run_reward, "speed of the reward server", _REWARD_DETAILS, _REWARD_MORE),
+        ("swap", _run_swap, "what callers feel of swaps", _SWAP_DETAILS, _SWAP_MORE),
+    ):
+        action = add_command(actions, name, run, summary=summary, details=details, more=more)
+        action.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+        add_overrides(action)
+
+
+def _run_reward(arguments: argparse.Namespace) -> int:
+    from rlcap.config.load import load_config
+
+    config = load_config(arguments.overrides)
+    # Slow to import: faults in the settings come first.
+    from rlcap.bench.reward_bench import bench_reward
+
+    found = bench_reward(config.reward, config.cluster)
+    say(_reward_text(found))
+    _write(found.as_json(), arguments.json)
+    return 0
+
+
+def _run_swap(arguments: argparse.Namespace) -> int:
+    from rlcap.config.load import load_config
+
+    config = load_config(arguments.overrides)
+    from rlcap.bench.swap_bench import bench_swap
+
+    found = bench_swap(config.reward, config.cluster)
+    say(_swap_text(found))
+    _write(found.as_json(), arguments.json)
+    return 0
+
+
+def _write(figures: Mapping[str, object], path: Path | None) -> None:
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def _reward_text(found: RewardBench) -> str:
+    rows: list[tuple[str, ...]] = [
+        ("", "captions a request", "hit rate", "scores/s", "in a pass", "p50 ms", "p95 ms", "p99 ms", "failed")
+    ]
+    rows += [
+        (
+            f"{speed.num_shards} shard" + "s" * (speed.num_shards > 1),
+            str(speed.captions_per_request),
+            f"{speed.hit_rate:.0%}",
+            f"{speed.scores_per_s:.0f}",
+            f"{speed.captions_per_pass:.0f}",
+            *(f"{ms:.0f}" for ms in (speed.latency_p50_ms, speed.latency_p95_ms, speed.latency_p99_ms)),
+            str(speed.num_failed),
+        )
+        for speed in found.sweep
+    ]
+    return (
+        f"one shard, full queue   {found.served_scores_per_s:.0f} scores/s\n"
+        f"bare model              {found.bare_scores_per_s:.0f} scores/s, {found.captions_per_pass} captions a pass\n"
+        f"share of bare model     {found.share_of_bare_model:.1%}\n\n{aligned(rows)}"
+    )
+
+
+def _swap_text(found: SwapBench) -> str:
+    return aligned(
+        [
+            ("swaps, of them refused", f"{found.num_swaps}, {found.num_refused}"),
+            ("audio embedded anew", str(found.num_embedded_anew)),
+            ("captions without a score", str(found.num_failed)),
+            ("scores/s outside swaps", f"{found.scores_per_s_outside:.0f}"),
+            ("scores/s within swaps", f"{found.scores_per_s_in_windows:.0f}"),
+            ("share within swaps", f"{found.share_in_windows:.1%}"),
+            ("a swap takes (median)", f"{found.median_window_ms:.0f} ms"),
+            ("a request takes (median)", f"{found.latency_p50_ms:.0f} ms"),
+            ("longest request outside", f"{found.longest_wait_outside_ms:.0f} ms"),
+            ("longest request within", f"{found.longest_wait_in_windows_ms:.0f} ms"),
+        ]
+    )
