@@ -52,8 +52,8 @@ def simulate_preferences(
     return pairs
 
 
-def read_given_pairs(path: Path, clips: SplitClips) -> list[PreferencePair]:
-    """Read the pairs of a file that are about these clips; announce how many are about others.
+def read_given_pairs(path: Path, clips: SplitClips | None) -> list[PreferencePair]:
+    """Read the pairs of a file that are about these clips, and announce how many are about others; None: read all.
 
     Raises:
         DataError: the file is missing, damaged or empty, or none of its pairs is about these clips.
@@ -61,6 +61,8 @@ def read_given_pairs(path: Path, clips: SplitClips) -> list[PreferencePair]:
     given = read_pairs(path)
     if not given:
         raise DataError(f"{path} holds no preference pairs")
+    if clips is None:
+        return given
     if {pair.clip_id for pair in given}.isdisjoint(clips.clip_ids):
         raise DataError(
             f"none of the {len(given)} preference pairs in {path} is about a clip of the split {clips.split.value}: "

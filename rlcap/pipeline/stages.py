@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from learner.supervised import supervise, teach_language
+from reward_server.clap import Clap
 from reward_server.clap_training import train_clap
 from reward_server.hf_clap import HfClap
 from reward_server.scoring import ClapReward
@@ -24,7 +25,7 @@ from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.loading import build_prefix_captioner, load_captioner
 from rlcap.captioners.tokenizer import build_word_tokenizer
 from rlcap.config.captioner import SftConfig
-from rlcap.config.data import Split
+from rlcap.config.data import SourceKind, Split
 from rlcap.config.reward import HeadKind
 from rlcap.config.run import RunConfig
 from rlcap.pipeline.clips import EmbeddedClips, HeardClips, SplitClips, embed, hear, join_features, open_split
@@ -38,6 +39,7 @@ from rlcap.pipeline.reward_fitting import (
     METRICS_FILE,
     FitPaths,
     RewardFitting,
+    fitting_without_audio,
     join_audio,
     write_fit_report,
 )
@@ -162,10 +164,12 @@ class Stages:
 
     @cached_property
     def given_preferences(self) -> StageResult:
-        """A copy of the pairs in `reward.preferences` that are about clips of the `preference` split."""
-        source, clips = Path(self.config.reward.preferences), self.clips(Split.preference)
+        """A copy of the pairs in `reward.preferences`: where there is audio, of those about the `preference` split."""
+        source = Path(self.config.reward.preferences)
+        clips = None if self.config.data.kind is SourceKind.none else self.clips(Split.preference)
         pairs = read_given_pairs(source, clips)
-        facts: dict[str, object] = {"clips": clips.key, "pairs": hashlib.sha256(source.read_bytes()).hexdigest()}
+        facts: dict[str, object] = {"pairs": hashlib.sha256(source.read_bytes()).hexdigest()}
+        facts["clips"] = clips.key if clips else ""
         return self._run("preferences-given", facts, lambda path: write_pairs(pairs, path / PAIRS_FILE))
 
     @cached_property
@@ -192,15 +196,14 @@ class Stages:
         terms = self.config.reward.text_terms
 
         def build(path: Path) -> None:
-            fitting = self._fitting(kind)
+            fitting = self.fitting(kind)
             with progress_bar(f"fit the {kind.value} reward", config.num_epochs) as advance:
                 fitted = fitting.fit(fitting.split, lambda progress: advance(f"loss {progress.validation_loss:.3f}"))
             ClapReward(fitted.clap, fitted.head, terms, sigmoid_output=config.sigmoid_output).save(path)
             (path / METRICS_FILE).write_text(json.dumps(asdict(fitted.metrics), indent=2))
             fitted.heldout.save(path / HELDOUT_FILE)
 
-        clap_key = self.given_clap.fingerprint if self.config.reward.clap_checkpoint else self.clap.key
-        facts = {"pairs": self.preferences.key, "clap": clap_key, "head": config, "terms": terms}
+        facts = {"pairs": self.preferences.key, "clap": self._clap_facts, "head": config, "terms": terms}
         facts |= {"matching_pairs_per_clip": self.config.reward.matching_pairs_per_clip, "seed": self.config.seed}
         return self._run(f"reward-{kind.value}", facts, build)
 
@@ -210,7 +213,7 @@ class Stages:
         return self._run(
             f"fit-report-{kind.value}",
             {"reward": reward.key, "fit_report": config},
-            lambda path: write_fit_report(path, reward.path, self._fitting(kind), config),
+            lambda path: write_fit_report(path, reward.path, self.fitting(kind), config),
         )
 
     @cached_property
@@ -240,14 +243,22 @@ class Stages:
         facts = {"baseline": self.baseline.key, "captioned": captioned.key, "rl": rl.key, "sft": sft}
         return self._run("supervised", {**facts, "seed": self.config.seed}, build)
 
-    def _fitting(self, kind: HeadKind) -> RewardFitting:
+    def fitting(self, kind: HeadKind) -> RewardFitting:
         """What a fit of the reward model reads."""
+        if self.config.data.kind is SourceKind.none:
+            return fitting_without_audio(
+                read_pairs(self.preferences.path / PAIRS_FILE),
+                self.given_clap if self.config.reward.clap_checkpoint else None,
+                self.config.reward,
+                self.config.seed,
+            )
         heard = self._heard_by_reward(Split.preference)
         pairs = read_pairs(self.preferences.path / PAIRS_FILE)
         others, matching = self._matching_pairs(voted_on=set(heard.clip_ids))
         listened = [heard, *others]
+        clap: Clap = self.given_clap if self.config.reward.clap_checkpoint else SmallClap.load(self.clap.path)
         return RewardFitting(
-            clap=self.given_clap if self.config.reward.clap_checkpoint else SmallClap.load(self.clap.path),
+            make_clap=lambda _: clap,
             audio=join_audio(listened),
             clip_ids=tuple(clip_id for some in listened for clip_id in some.clip_ids),
             pairs=keep_pairs(pairs, heard.clip_ids, "their clips could not be read"),
@@ -255,6 +266,13 @@ class Stages:
             config=replace(self.config.reward.head, kind=kind),
             seed=self.config.seed,
         )
+
+    @property
+    def _clap_facts(self) -> object:
+        """What decides the CLAP under the head."""
+        if self.config.reward.clap_checkpoint:
+            return self.given_clap.fingerprint
+        return self.config.reward.clap if self.config.data.kind is SourceKind.none else self.clap.key
 
     def _matching_pairs(self, voted_on: set[str]) -> tuple[list[HeardClips | EmbeddedClips], list[PreferencePair]]:
         """Matching pairs of the CLAP's own clips, where they are asked for, and these clips."""
