@@ -20,7 +20,8 @@ from rlcap.config.captioner import SamplingConfig
 from rlcap.config.training import EvaluationConfig
 from rlcap.evaluation.judges import JudgePanel
 from rlcap.evaluation.statistics import bootstrap_mean, describe_captions
-from rlcap.pipeline.clips import CHUNK, HeardClips, SplitClips, hear
+from rlcap.pipeline.clips import CHUNK, SplitClips
+from rlcap.pipeline.listening import HeardClips, hear, join_features
 from rlcap.soundscapes.scene import Scene
 from rlcap.types import Clip, Quarantined
 
@@ -55,7 +56,7 @@ def compare(
     captions: dict[str, tuple[str, ...]] = {}
     for name, path in captioners.items():
         captioner = load_captioner(path)
-        heard = hear(clips.source, captioner.features, f"caption held-out clips ({name})")
+        heard = hear(clips.source, captioner.features, join_features, f"caption held-out clips ({name})")
         captions[name] = greedy_captions(captioner, heard, sampling.max_new_tokens)
     assert heard is not None
     panel, heard_scenes = JudgePanel(clips.lexicon), [scenes[position] for position in heard.positions]
@@ -79,8 +80,8 @@ def greedy_captions(captioner: Captioner, heard: HeardClips, max_new_tokens: int
     """The most probable caption of each clip, token by token."""
     captions: list[str] = []
     for chunk in torch.arange(len(heard.clip_ids)).split(CHUNK):
-        frames = torch.from_numpy(heard.features.frames)[chunk]
-        frame_mask = torch.from_numpy(heard.features.frame_mask)[chunk]
+        frames = torch.from_numpy(heard.audio.frames)[chunk]
+        frame_mask = torch.from_numpy(heard.audio.frame_mask)[chunk]
         sampled = sample_captions(
             captioner,
             captioner.encode(frames, frame_mask),

@@ -12,7 +12,8 @@ from actors.sampler import sample_captions
 from rlcap.captioners.captioner import Captioner
 from rlcap.config.captioner import SamplingConfig
 from rlcap.errors import DataError
-from rlcap.pipeline.clips import CHUNK, HeardClips, SplitClips
+from rlcap.pipeline.clips import CHUNK, SplitClips
+from rlcap.pipeline.listening import HeardClips
 from rlcap.pipeline.progress import announce, progress_bar
 from rlcap.preferences.annotators import Annotators
 from rlcap.preferences.pairs import PreferencePair, read_pairs
@@ -89,8 +90,8 @@ def _sample(
     sampling: SamplingConfig,
     seed: int,
 ) -> tuple[str, ...]:
-    frames = torch.from_numpy(heard.features.frames)[chunk]
-    frame_mask = torch.from_numpy(heard.features.frame_mask)[chunk]
+    frames = torch.from_numpy(heard.audio.frames)[chunk]
+    frame_mask = torch.from_numpy(heard.audio.frame_mask)[chunk]
     sampled = sample_captions(
         captioner,
         captioner.encode(frames, frame_mask),

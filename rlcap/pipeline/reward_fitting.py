@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
 
 from reward_server.clap import Clap
 from reward_server.fit_evaluation import evaluate_fit, num_fits
@@ -18,7 +17,6 @@ from reward_server.tower_inputs import HeardAudio
 from rlcap.audio.features import LogMelConfig
 from rlcap.config.reward import FitReportConfig, HeadConfig, RewardConfig
 from rlcap.evaluation.scored_pairs import ScoredPairs
-from rlcap.pipeline.clips import EmbeddedClips, HeardClips, join_features
 from rlcap.pipeline.progress import progress_bar
 from rlcap.preferences.clip_split import ClipSplit
 from rlcap.preferences.pairs import PreferencePair
@@ -94,15 +92,6 @@ def fitting_without_audio(
         config=config.head,
         seed=seed,
     )
-
-
-def join_audio(heard: Sequence[HeardClips | EmbeddedClips]) -> HeardAudio:
-    """The audio of several splits under one another; all were heard by the same CLAP."""
-    embedded = [some.embeddings for some in heard if isinstance(some, EmbeddedClips)]
-    if embedded:
-        joined: Float32[np.ndarray, "clip dim"] = np.concatenate(embedded)
-        return joined
-    return join_features([some.features for some in heard if isinstance(some, HeardClips)])
 
 
 def write_fit_report(path: Path, reward: Path, fitting: RewardFitting, config: FitReportConfig) -> None:
