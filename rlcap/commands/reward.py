@@ -1,15 +1,16 @@
-"""`rlcap reward`: fit the reward model on preferences, and measure the fit."""
+"""`rlcap reward`: fit the reward model on preferences, score captions with it, and compare two of them."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rlcap.commands.parsing import Commands, HelpFormatter, add_command, add_overrides
 from rlcap.commands.stages import KEPT
-from rlcap.commands.terminal import aligned, say
+from rlcap.commands.terminal import FAULT, aligned, complain, say
 
 _DETAILS = """\
 The reward model, which scores how well a caption fits a clip: a head over CLAP embeddings."""
@@ -18,6 +19,7 @@ _MORE = """\
 examples:
   rlcap reward fit
   rlcap reward fit data=manifest data.root=recordings reward.preferences=pairs.parquet
+  rlcap reward score runs/latest captions.csv scores.csv
 
 `rlcap reward <action> --help` says what an action reads and writes."""
 
@@ -49,17 +51,49 @@ settings most often changed:
   reward.fit_report.num_folds                    5: score all clips, each by a model fitted without it
   reward.fit_report.learning_curve               []: no learning curve"""
 
+_TABLE = """\
+  MANIFEST   a table (.csv, .tsv, .jsonl, .parquet) with the columns audio and caption; the paths of audio files are
+             relative to its folder and may not lead out of it"""
+
+_SCORE_DETAILS = f"""\
+Score captions of audio files with a reward model.
+
+reads:
+  REWARD     the folder of a reward model, or of a run that has one; a run's limits on the length and level of clips
+             hold here too
+{_TABLE}
+
+writes, by the ending of OUT:
+  .csv, .jsonl, .parquet   the columns audio, caption, score, reward_version and reason
+
+A row whose audio cannot be used has no score, and the reason says why; the exit code is then 1."""
+
+_SCORE_MORE = """\
+examples:
+  rlcap reward score runs/latest captions.csv scores.csv
+  rlcap reward score runs/cache/reward-mlp-0123456789abcdef captions.jsonl scores.parquet"""
+
 
 def register(commands: Commands) -> None:
     """Add the command and its actions."""
     reward = commands.add_parser(
-        "reward", help="fit the reward model", description=_DETAILS, epilog=_MORE, formatter_class=HelpFormatter
+        "reward",
+        help="fit the reward model, and score captions with it",
+        description=_DETAILS,
+        epilog=_MORE,
+        formatter_class=HelpFormatter,
     )
     actions = reward.add_subparsers(title="actions", metavar="<action>", required=True)
     fit = add_command(
         actions, "fit", _run_fit, summary="fit it on pairwise preferences", details=_FIT_DETAILS, more=_FIT_MORE
     )
     add_overrides(fit)
+    score = add_command(
+        actions, "score", _run_score, summary="score captions of audio files", details=_SCORE_DETAILS, more=_SCORE_MORE
+    )
+    score.add_argument("reward", type=Path, metavar="REWARD", help="reward model, or a run directory")
+    score.add_argument("manifest", type=Path, metavar="MANIFEST", help="table of audio files and captions")
+    score.add_argument("out", type=Path, metavar="OUT", help="file to write")
 
 
 def _run_fit(arguments: argparse.Namespace) -> int:
@@ -73,6 +107,22 @@ def _run_fit(arguments: argparse.Namespace) -> int:
     say(f"{fitted.reward}\n{fitted.figures}\n{fitted.page}\n")
     say(_fit_table(json.loads(fitted.figures.read_text(encoding="utf-8"))))
     return 0
+
+
+def _run_score(arguments: argparse.Namespace) -> int:
+    from rlcap.pipeline.caption_scores import check_out, open_reward, read_captions, score_captions, write_scores
+
+    check_out(arguments.out)
+    listed = read_captions(arguments.manifest)
+    scored = score_captions(listed, open_reward(arguments.reward))
+    write_scores(listed, scored, arguments.out)
+    reasons = [(audio, reason) for audio, reason in zip(listed.audio, scored.reasons, strict=True) if reason]
+    say(f"{arguments.out}: {len(listed.audio) - len(reasons)} scores by reward version {scored.version}")
+    if not reasons:
+        return 0
+    audio, reason = reasons[0]
+    complain(f"{len(reasons)} of {len(listed.audio)} rows have no score, the first being {audio}: {reason}")
+    return FAULT
 
 
 def _fit_table(report: Mapping[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
 import torch
 
 from actors.sampler import sample_captions
+from rlcap.audio.encoding import to_flac
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.loading import load_captioner
 from rlcap.config.captioner import SamplingConfig
@@ -23,7 +22,7 @@ from rlcap.evaluation.statistics import bootstrap_mean, describe_captions
 from rlcap.pipeline.clips import CHUNK, SplitClips
 from rlcap.pipeline.listening import HeardClips, hear, join_features
 from rlcap.soundscapes.scene import Scene
-from rlcap.types import Clip, Quarantined
+from rlcap.types import Quarantined
 
 BASELINE, TUNED, SUPERVISED = "baseline", "tuned", "supervised"
 
@@ -214,13 +213,7 @@ def _rows(
                 "baseline_right": bool(verdicts.right[BASELINE][row]),
                 "tuned_right": bool(verdicts.right[TUNED][row]),
                 "supervised_right": bool(verdicts.right[SUPERVISED][row]) if SUPERVISED in captions else None,
-                "audio_flac": _to_flac(some[0]) if row in audible else None,
+                "audio_flac": to_flac(some[0]) if row in audible else None,
             }
         )
     return tuple(rows)
-
-
-def _to_flac(clip: Clip) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, clip.waveform, clip.sample_rate_hz, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()

@@ -24,6 +24,7 @@ COMMANDS = [
     ["clap"],
     ["reward"],
     ["reward", "fit"],
+    ["reward", "score"],
     ["prefs"],
     ["prefs", "simulate"],
     ["prefs", "import"],
