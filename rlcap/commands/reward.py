@@ -20,6 +20,7 @@ examples:
   rlcap reward fit
   rlcap reward fit data=manifest data.root=recordings reward.preferences=pairs.parquet
   rlcap reward score runs/latest captions.csv scores.csv
+  rlcap reward compare runs/cosine runs/mlp captions.csv --out compare.html
 
 `rlcap reward <action> --help` says what an action reads and writes."""
 
@@ -73,6 +74,23 @@ examples:
   rlcap reward score runs/latest captions.csv scores.csv
   rlcap reward score runs/cache/reward-mlp-0123456789abcdef captions.jsonl scores.parquet"""
 
+_COMPARE_DETAILS = f"""\
+Compare two reward models: how far they order the same captions alike, and where they disagree most.
+
+reads:
+  A, B       folders of reward models, or of runs that have one
+{_TABLE};
+             clips with several captions tell most
+
+writes:
+  an HTML page with the agreement, and the pairs of captions of a clip that the models put in opposite orders, with
+  players. A table of the agreement goes to the terminal. Rows that a model cannot score are left out and counted."""
+
+_COMPARE_MORE = """\
+examples:
+  rlcap reward compare runs/cosine runs/mlp captions.csv
+  rlcap reward compare runs/latest/reward runs/cache/reward-mlp-0123456789abcdef captions.csv --out compare.html"""
+
 
 def register(commands: Commands) -> None:
     """Add the command and its actions."""
@@ -94,6 +112,13 @@ def register(commands: Commands) -> None:
     score.add_argument("reward", type=Path, metavar="REWARD", help="reward model, or a run directory")
     score.add_argument("manifest", type=Path, metavar="MANIFEST", help="table of audio files and captions")
     score.add_argument("out", type=Path, metavar="OUT", help="file to write")
+    compare = add_command(
+        actions, "compare", _run_compare, summary="compare two of them", details=_COMPARE_DETAILS, more=_COMPARE_MORE
+    )
+    compare.add_argument("a", type=Path, metavar="A", help="reward model, or a run directory")
+    compare.add_argument("b", type=Path, metavar="B", help="another one")
+    compare.add_argument("manifest", type=Path, metavar="MANIFEST", help="table of audio files and captions")
+    compare.add_argument("--out", type=Path, default=Path("compare.html"), metavar="PAGE", help="page to write")
 
 
 def _run_fit(arguments: argparse.Namespace) -> int:
@@ -123,6 +148,31 @@ def _run_score(arguments: argparse.Namespace) -> int:
     audio, reason = reasons[0]
     complain(f"{len(reasons)} of {len(listed.audio)} rows have no score, the first being {audio}: {reason}")
     return FAULT
+
+
+def _run_compare(arguments: argparse.Namespace) -> int:
+    from rlcap.errors import DataError
+    from rlcap.pipeline.reward_comparison import compare_rewards
+
+    if arguments.out.suffix.lower() != ".html":
+        raise DataError(f"--out must name an .html file, got {arguments.out}")
+    found = compare_rewards(arguments.a, arguments.b, arguments.manifest, arguments.out)
+    agreement, same_order = found.agreement, found.agreement.same_order
+    rows = [
+        ("captions that both score", str(agreement.num_rows)),
+        ("rank correlation", "–" if agreement.spearman is None else f"{agreement.spearman:.3f}"),
+        ("pairs of captions of a clip", str(same_order.num_samples if same_order else 0)),
+    ]
+    if same_order:
+        rows.append(("in the same order", _percent(same_order.mean)))
+        rows.append(("  95 % interval", f"{_percent(same_order.low)} to {_percent(same_order.high)}"))
+    say(f"{arguments.out}\n\n{aligned(rows)}")
+    if found.num_left_out:
+        complain(
+            f"{found.num_left_out} rows are left out (`rlcap reward score` says why)"
+        )
+        return FAULT
+    return 0
 
 
 def _fit_table(report: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ COMMANDS = [
     ["reward"],
     ["reward", "fit"],
     ["reward", "score"],
+    ["reward", "compare"],
     ["prefs"],
     ["prefs", "simulate"],
     ["prefs", "import"],
