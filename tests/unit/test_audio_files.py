@@ -138,5 +138,5 @@ def test_every_kind_of_recordings_is_opened_here():
     assert set(OPENERS) == set(SourceKind) - {SourceKind.soundscapes, SourceKind.none}
     with pytest.raises(ValueError, match="got soundscapes"):
         open_source(DataConfig())
-    with pytest.raises(DataError, match="data.kind is none, so there is no audio to open"):
+    with pytest.raises(DataError, match="there is no audio to open"):
         open_source(DataConfig(kind=SourceKind.none))
