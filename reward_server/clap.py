@@ -8,7 +8,7 @@ from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlcap.types import Clip
 
@@ -32,12 +32,17 @@ class Clap(Protocol):
         """Hash of everything that decides an embedding."""
         ...
 
+    @property
+    def text_module(self) -> nn.Module:
+        """The layers that read captions, up to any projection: their linear layers take adapters."""
+        ...
+
     def embed_clips(self, clips: Sequence[Clip]) -> Float32[np.ndarray, "clip dim"]:
         """Embed clips of any sample rate; a row does not depend on the other clips in the call."""
         ...
 
     def embed_captions(self, captions: Sequence[str]) -> Float[Tensor, "caption dim"]:
-        """Embed captions."""
+        """Embed captions; gradients reach the weights that want them."""
         ...
 
     def save(self, directory: Path) -> None:

@@ -12,8 +12,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from reward_server.bootstrap import resample_clips
 from reward_server.clap import Clap
-from reward_server.heads import CosineHead, MlpHead, build_head
+from reward_server.heads import EnsembleHead, Head, MlpHead, build_head, member_seeds
+from reward_server.lora import add_adapters, merge_adapters
 from reward_server.tower_inputs import HeardAudio, TowerInputs, tower_inputs
 from rlcap.config.reward import FinetuneTowers, HeadConfig, HeadKind
 from rlcap.errors import DataError
@@ -23,11 +25,13 @@ from rlcap.preferences.clip_split import ClipSplit
 from rlcap.preferences.pairs import PreferencePair
 
 MAX_GRAD_NORM = 1.0
+THREADED = (FinetuneTowers.all, FinetuneTowers.text_lora)
+"""What passes through a tower at every step."""
 
 
 @dataclass(frozen=True, slots=True)
 class FitMetrics:
-    """How the fit went."""
+    """How the fit went; losses and best epoch of an ensemble are those of its first member."""
 
     train_losses: tuple[float, ...]
     """Mean Bradley-Terry loss of each epoch."""
@@ -43,6 +47,8 @@ class FitMetrics:
     num_validation_pairs: int
     num_heldout_pairs: int
     """Of these, pairs without a majority count in neither way."""
+    member_accuracies: tuple[float, ...] = ()
+    """Held-out accuracy of each member of an ensemble alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +56,7 @@ class FittedReward:
     """A head and the towers that it was fitted on, both in evaluation mode."""
 
     clap: Clap
-    head: MlpHead | CosineHead
+    head: Head
     metrics: FitMetrics
     heldout: ScoredPairs
     """The held-out pairs with their raw scores."""
@@ -84,6 +90,10 @@ def fit_preferences(
     in `config`. `matching` are further pairs to train on, which decide neither when to stop nor how good the head is.
     `seed` decides initial weights, split and order: the same one gives the same weights.
 
+    The heads of an ensemble read the same embeddings. Each has initial weights, order and training clips of its own:
+    a bootstrap resample of the training clips, matching pairs included. Pairs leave open where zero is, so each
+    member is shifted to a mean score of 0 over the captions of the training pairs before they score together.
+
     Raises:
         DataError: a pair names a clip without audio, or a part of the split is empty.
     """
@@ -92,28 +102,29 @@ def fit_preferences(
     training = torch.cat([training, torch.arange(len(pairs), len(pairs) + len(matching))])
     tuned, head = copy.deepcopy(clap), build_head(config, clap.embedding_dim, seed=seed)
     tunes = FinetuneTowers.none if config.kind is HeadKind.cosine else config.finetune_towers
+    if tunes is FinetuneTowers.text_lora:
+        tuned.requires_grad_(False)
+        add_adapters(tuned.text_module, config.lora_rank, config.lora_alpha, seed=seed)
     inputs = tower_inputs(tuned, audio, table.captions, tunes)
-    fit = _Fit(inputs, head, table, config, seed)
-    if isinstance(head, MlpHead):
-        # Steps over embeddings are so small that threads would mostly wait for each other. Dropout draws from the
-        # global generator.
-        num_threads = torch.get_num_threads() if tunes is FinetuneTowers.all else 1
-        with limited_threads(num_threads), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            fit.start(head, training)
-            fit.run(training, validation, on_epoch)
+    # Steps over embeddings are so small that threads would mostly wait for each other.
+    with limited_threads(torch.get_num_threads() if tunes in THREADED else 1):
+        fits = _fit_heads(inputs, head, table, config, (training, validation), on_epoch, seed)
+    if tunes is FinetuneTowers.text_lora:
+        merge_adapters(tuned.text_module)
     tuned.eval()
     head.eval()
-    scores_a, scores_b = fit.scores(heldout, table.caption_a), fit.scores(heldout, table.caption_b)
+    whole = _Fit(inputs, head, table, config, seed)
+    scores_a, scores_b = whole.scores(heldout, table.caption_a), whole.scores(heldout, table.caption_b)
     metrics = FitMetrics(
-        train_losses=tuple(fit.train_losses),
-        validation_losses=tuple(fit.validation_losses),
-        best_epoch=fit.best_epoch,
+        train_losses=tuple(fits[0].train_losses),
+        validation_losses=tuple(fits[0].validation_losses),
+        best_epoch=fits[0].best_epoch,
         heldout_accuracy=pair_accuracy(scores_a, scores_b, table.majority[heldout]),
         num_train_pairs=len(training),
         num_matching_pairs=len(matching),
         num_validation_pairs=len(validation),
         num_heldout_pairs=len(heldout),
+        member_accuracies=tuple(fit.accuracy(heldout) for fit in fits) if len(fits) > 1 else (),
     )
     scored = ScoredPairs(tuple(pairs[row] for row in heldout.tolist()), scores_a.numpy(), scores_b.numpy())
     return FittedReward(tuned, head, metrics, scored)
@@ -123,6 +134,47 @@ def draw_split(pairs: Sequence[PreferencePair], config: HeadConfig, *, seed: int
     """Split the clips of these pairs by the shares in the settings."""
     clip_ids = {pair.clip_id for pair in pairs}
     return ClipSplit.draw(clip_ids, config.heldout_share, config.validation_share, seed=seed)
+
+
+def _fit_heads(
+    inputs: TowerInputs,
+    head: Head,
+    table: _PairTable,
+    config: HeadConfig,
+    parts: tuple[Int64[Tensor, " training"], Int64[Tensor, " validation"]],
+    on_epoch: Callable[[FitProgress], None] | None,
+    seed: int,
+) -> list[_Fit]:
+    """Fit a head, or each member of an ensemble to training clips drawn anew."""
+    training, validation = parts
+    if not isinstance(head, EnsembleHead):
+        fit = _Fit(inputs, head, table, config, seed)
+        if isinstance(head, MlpHead):
+            _fit_mlp(fit, head, training, validation, on_epoch, seed)
+        return [fit]
+    fits = []
+    for member, own_seed in zip(head.members, member_seeds(seed, len(head.members)), strict=True):
+        drawn = resample_clips(training, table.clip, np.random.default_rng(own_seed))
+        fit = _Fit(inputs, member, table, config, own_seed)
+        _fit_mlp(fit, member, drawn, validation, on_epoch, own_seed)
+        member.shift(-fit.mean_score(training))
+        fits.append(fit)
+    return fits
+
+
+def _fit_mlp(
+    fit: _Fit,
+    head: MlpHead,
+    training: Int64[Tensor, " pair"],
+    validation: Int64[Tensor, " pair"],
+    on_epoch: Callable[[FitProgress], None] | None,
+    seed: int,
+) -> None:
+    # Dropout draws from the global generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fit.start(head, training)
+        fit.run(training, validation, on_epoch)
 
 
 @contextmanager
@@ -185,9 +237,7 @@ class _PairTable:
 class _Fit:
     """State of one fit."""
 
-    def __init__(
-        self, inputs: TowerInputs, head: MlpHead | CosineHead, table: _PairTable, config: HeadConfig, seed: int
-    ) -> None:
+    def __init__(self, inputs: TowerInputs, head: Head, table: _PairTable, config: HeadConfig, seed: int) -> None:
         self._inputs = inputs
         self._head = head
         self._table = table
@@ -244,6 +294,18 @@ class _Fit:
             for batch in pairs.split(self._config.batch_size)
         ]
         return torch.cat(scored)
+
+    def accuracy(self, pairs: Int64[Tensor, " pair"]) -> float:
+        """Share of these pairs that the head orders as the majority of the votes does."""
+        table = self._table
+        return pair_accuracy(
+            self.scores(pairs, table.caption_a), self.scores(pairs, table.caption_b), table.majority[pairs]
+        )
+
+    def mean_score(self, pairs: Int64[Tensor, " pair"]) -> float:
+        """Mean over both sides of these pairs."""
+        sides = [self.scores(pairs, caption) for caption in (self._table.caption_a, self._table.caption_b)]
+        return torch.cat(sides).mean().item()
 
     def _epoch(self, training: Int64[Tensor, " pair"], optimizer: torch.optim.Optimizer) -> float:
         # Pairs of a clip stay together, so that each clip is embedded about once in an epoch.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rlcap.config.reward import HeadConfig, HeadKind
+from rlcap.config.reward import Ensemble, HeadConfig, HeadKind
 
 MIN_DEVIATION = 1e-4
 
@@ -70,6 +71,12 @@ class MlpHead(nn.Module):
         first.weight[: 4 * num_axes] = torch.cat(rows)
         first.bias.zero_()
 
+    @torch.no_grad()
+    def shift(self, amount: float) -> None:
+        """Add `amount` to every score."""
+        *_, last_bias = self.rest.parameters()
+        last_bias.add_(amount)
+
     def forward(self, audio: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
         """Raw score of each row."""
         scores: Tensor = self.rest(self.first(torch.cat(self._standardised(audio, text), dim=1)))
@@ -92,10 +99,50 @@ class CosineHead(nn.Module):
         return functional.cosine_similarity(audio, text, dim=1)
 
 
-def build_head(config: HeadConfig, dim: int, *, seed: int) -> MlpHead | CosineHead:
-    """New head, its weights drawn from `seed`."""
+class EnsembleHead(nn.Module):
+    """Several MLP heads over the same embeddings, whose scores become one.
+
+    An answer that exploits the faults of one head rarely fools all of them (Coste et al., 2024, Reward Model Ensembles
+    Help Mitigate Overoptimization).
+    """
+
+    def __init__(self, members: Sequence[MlpHead], ensemble: Ensemble, std_weight: float = 1.0) -> None:
+        super().__init__()
+        self.members: Sequence[MlpHead] = nn.ModuleList(members)  # type: ignore[assignment]  # it forgets their type
+        self.kind = members[0].kind
+        self.hidden_sizes = members[0].hidden_sizes
+        self.ensemble = ensemble
+        self.std_weight = std_weight
+
+    def forward(self, audio: Float[Tensor, "batch dim"], text: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
+        """Score each row."""
+        scores = torch.stack([member(audio, text) for member in self.members])
+        if self.ensemble is Ensemble.minimum:
+            return scores.amin(dim=0)
+        if self.ensemble is Ensemble.mean_minus_std:
+            return scores.mean(dim=0) - self.std_weight * scores.std(dim=0, correction=0)
+        return scores.mean(dim=0)
+
+
+Head = MlpHead | CosineHead | EnsembleHead
+
+
+def build_head(config: HeadConfig, dim: int, *, seed: int) -> Head:
+    """New head, its weights drawn from `seed`; those of an ensemble from `member_seeds`."""
     if config.kind is HeadKind.cosine:
         return CosineHead()
+    if config.num_members == 1:
+        return _build_mlp(config, dim, seed)
+    members = [_build_mlp(config, dim, own) for own in member_seeds(seed, config.num_members)]
+    return EnsembleHead(members, config.ensemble, config.std_weight)
+
+
+def member_seeds(seed: int, num_members: int) -> list[int]:
+    """A seed for each head of an ensemble; further members leave those of the first ones as they are."""
+    return [int(drawn) for drawn in np.random.SeedSequence(seed).generate_state(num_members)]
+
+
+def _build_mlp(config: HeadConfig, dim: int, seed: int) -> MlpHead:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MlpHead(dim, config.hidden_sizes, config.dropout, hears_audio=config.kind is HeadKind.mlp)

@@ -70,6 +70,12 @@ class HfClap(nn.Module):
         settings = [self._extractor.to_dict(), self.model.config.to_dict(), words]
         return content_hash(_as_bytes(settings), self.model.state_dict())
 
+    @property
+    def text_module(self) -> nn.Module:
+        """RoBERTa, its pooler included."""
+        module: nn.Module = self.model.text_model
+        return module
+
     @torch.inference_mode()
     def embed_clips(self, clips: Sequence[Clip]) -> Float32[np.ndarray, "clip dim"]:
         """Embed clips of any sample rate, one by one: the library marks one of several short clips as long at random.
@@ -79,7 +85,6 @@ class HfClap(nn.Module):
         embedded: Float32[np.ndarray, "clip dim"] = torch.cat([self._embed_clip(clip) for clip in clips]).numpy()
         return embedded
 
-    @torch.no_grad()
     def embed_captions(self, captions: Sequence[str]) -> Float[Tensor, "caption dim"]:
         """Embed captions, padded to the longest of them; rows have length 1."""
         tokens = self.tokenizer(

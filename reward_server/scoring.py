@@ -15,23 +15,28 @@ from safetensors.torch import save_file
 
 from reward_server.clap import Clap
 from reward_server.clap_loading import load_clap
-from reward_server.heads import CosineHead, MlpHead, build_head
+from reward_server.custom_terms import custom_values, find_text_terms
+from reward_server.heads import EnsembleHead, Head, build_head
 from reward_server.small_clap import content_hash, load_weights
 from reward_server.text_terms import weighted_terms
-from rlcap.config.reward import HeadConfig, HeadKind, TextTermsConfig
-from rlcap.errors import CheckpointError
+from rlcap.config.reward import Ensemble, HeadConfig, HeadKind, TextTermsConfig
+from rlcap.errors import CheckpointError, ConfigError
 from rlcap.types import Clip
 
 SETTINGS_FILE, HEAD_FILE, CLAP_FOLDER = "reward.json", "head.safetensors", "clap"
 
 
 class ClapReward:
-    """Scores (clip, caption) by a head over CLAP embeddings plus weighted text terms; a `RewardModel`."""
+    """Scores (clip, caption) by a head over CLAP embeddings plus weighted text terms; a `RewardModel`.
+
+    Raises ConfigError where `terms` names a custom term that is not known here. The functions behind such names travel
+    with the model to other processes.
+    """
 
     def __init__(
         self,
         clap: Clap,
-        head: MlpHead | CosineHead,
+        head: Head,
         terms: TextTermsConfig | None = None,
         *,
         sigmoid_output: bool = False,
@@ -39,6 +44,8 @@ class ClapReward:
         self._clap = clap.eval().requires_grad_(False)
         self._head = head.eval().requires_grad_(False)
         self._terms = terms or TextTermsConfig()
+        self._custom_weights = {name: weight for name, weight in self._terms.custom.items() if weight}
+        self._custom_terms = find_text_terms(self._custom_weights)
         self._sigmoid_output = sigmoid_output
         self._encoder_fingerprint = clap.encoder_fingerprint
         settings = json.dumps([clap.fingerprint, self._settings()], sort_keys=True)
@@ -65,7 +72,13 @@ class ClapReward:
         captions: Sequence[str],
         clip_index: Int64[np.ndarray, " batch"],
     ) -> Float32[np.ndarray, " batch"]:
-        """One score a caption, in order; higher is better. Captions that coincide are read once."""
+        """One score a caption, in order; higher is better. Captions that coincide are read once.
+
+        NaN where a custom text term gives no finite number.
+
+        Raises:
+            RewardError: a custom text term raises.
+        """
         if not captions:
             return np.zeros(0, dtype=np.float32)
         place = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
@@ -73,6 +86,8 @@ class ClapReward:
         raw = self._head(torch.from_numpy(audio[clip_index]), text)
         scores: Float32[np.ndarray, " batch"] = (raw.sigmoid() if self._sigmoid_output else raw).numpy()
         scores += weighted_terms(captions, self._terms)
+        if self._custom_terms:
+            scores += custom_values(captions, self._custom_terms, self._custom_weights)
         return scores
 
     def save(self, directory: Path) -> None:
@@ -91,7 +106,10 @@ class ClapReward:
         clap = load_clap(directory / CLAP_FOLDER)
         head = build_head(settings["head"], clap.embedding_dim, seed=0)  # its weights are loaded
         load_weights(head, directory / HEAD_FILE)
-        reward = cls(clap, head, settings["terms"], sigmoid_output=settings["sigmoid_output"])
+        try:
+            reward = cls(clap, head, settings["terms"], sigmoid_output=settings["sigmoid_output"])
+        except ConfigError as error:
+            raise CheckpointError(f"the reward model in {directory} needs what is missing here: {error}") from error
         if reward.version != settings["version"]:
             raise CheckpointError(
                 f"the reward model in {directory} is damaged: its content has version {reward.version}, "
@@ -100,12 +118,22 @@ class ClapReward:
         return reward
 
     def _settings(self) -> dict[str, Any]:
+        terms = {name: value for name, value in asdict(self._terms).items() if name != "custom"}
+        if self._custom_weights:
+            terms["custom"] = self._custom_weights
         return {
             "head": self._head.kind.value,
             "hidden_sizes": self._head.hidden_sizes,
             "sigmoid_output": self._sigmoid_output,
-            "text_terms": asdict(self._terms),
+            "text_terms": terms,
+            **_ensemble_settings(self._head),
         }
+
+
+def _ensemble_settings(head: Head) -> dict[str, Any]:
+    if not isinstance(head, EnsembleHead):
+        return {}
+    return {"num_members": len(head.members), "ensemble": head.ensemble.value, "std_weight": head.std_weight}
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -114,7 +142,13 @@ def _read_settings(path: Path) -> dict[str, Any]:
         return {
             "version": found["version"],
             "sigmoid_output": bool(found["sigmoid_output"]),
-            "head": HeadConfig(kind=HeadKind(found["head"]), hidden_sizes=list(found["hidden_sizes"])),
+            "head": HeadConfig(
+                kind=HeadKind(found["head"]),
+                hidden_sizes=list(found["hidden_sizes"]),
+                num_members=int(found.get("num_members", 1)),
+                ensemble=Ensemble(found.get("ensemble", Ensemble.mean.value)),
+                std_weight=float(found.get("std_weight", 1.0)),
+            ),
             "terms": TextTermsConfig(**found["text_terms"]),
         }
     except (OSError, ValueError, TypeError, KeyError) as error:

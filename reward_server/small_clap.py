@@ -107,6 +107,11 @@ class SmallClap(nn.Module):
         words = self.tokenizer.backend_tokenizer.to_str()
         return content_hash((json.dumps(asdict(self.shape)) + words).encode(), self.state_dict())
 
+    @property
+    def text_module(self) -> nn.Module:
+        """The transformer layers of the text tower."""
+        return self.text_tower.layers
+
     @torch.inference_mode()
     def embed_clips(self, clips: Sequence[Clip]) -> Float32[np.ndarray, "clip dim"]:
         """Embed clips of any sample rate, one by one: products of matrices round differently in larger batches."""

@@ -48,7 +48,7 @@ class TowerInputs:
 def tower_inputs(clap: Clap, audio: HeardAudio, captions: Sequence[str], tunes: FinetuneTowers) -> TowerInputs:
     """Inputs from clips and captions; everything that `tunes` leaves out is computed once.
 
-    Over embeddings, `tunes` is about the text tower alone.
+    Over embeddings, `tunes` is about the text tower alone. For `text_lora` the adapters are in place already.
 
     Raises:
         TypeError: these are log-mel frames, but this is no small CLAP.
@@ -63,13 +63,17 @@ def tower_inputs(clap: Clap, audio: HeardAudio, captions: Sequence[str], tunes: 
         )
     else:
         embed_audio, audio_weights = _fixed(torch.from_numpy(audio)), []
-    if isinstance(clap, SmallClap):
+    if tunes is FinetuneTowers.text_lora:
+        embed_text, text_weights = _adapted_text_input(clap, captions)
+    elif isinstance(clap, SmallClap):
         embed_text, text_weights = _text_input(clap, captions, tunes)
     elif tunes is FinetuneTowers.none:
         text = _once(lambda rows: clap.embed_captions([captions[row] for row in rows.tolist()]), len(captions))
         embed_text, text_weights = _fixed(text), []
     else:
-        raise ValueError(f"finetune_towers must be none for a fit over a pretrained CLAP, got {tunes.value}")
+        raise ValueError(
+            f"finetune_towers must be none or text_lora for a fit over a pretrained CLAP, got {tunes.value}"
+        )
     return TowerInputs(embed_audio, embed_text, [*audio_weights, *text_weights])
 
 
@@ -81,6 +85,17 @@ def _text_input(clap: SmallClap, captions: Sequence[str], tunes: FinetuneTowers)
         return tokens[rows, :longest], token_mask[rows, :longest]
 
     return _tower_input(clap.text_tower, len(tokens), cut, tunes)
+
+
+def _adapted_text_input(clap: Clap, captions: Sequence[str]) -> TowerInput:
+    def embed(rows: Rows) -> Float[Tensor, "batch dim"]:
+        chunks = [[captions[row] for row in chunk.tolist()] for chunk in rows.split(CHUNK)]
+        embedded = torch.cat([clap.embed_captions(chunk) for chunk in chunks])
+        if torch.is_grad_enabled() and not embedded.requires_grad:
+            raise TypeError(f"{type(clap).__name__}.embed_captions lets no gradient through to its adapters")
+        return embedded
+
+    return embed, [weights for weights in clap.text_module.parameters() if weights.requires_grad]
 
 
 def _tower_input(

@@ -46,7 +46,8 @@ examples:
 
 settings most often changed:
   reward.head.kind=mlp|cosine|text_only          what turns embeddings into a score
-  reward.head.finetune_towers=none|projections|all
+  reward.head.finetune_towers=none|projections|all|text_lora
+  reward.head.num_members                        heads that are fitted apart and score together
   reward.preferences                             pairs that people have judged (`rlcap prefs import`)
   reward.pairs_per_clip                          pairs that simulated annotators judge on each clip
   reward.fit_report.num_folds                    5: score all clips, each by a model fitted without it
@@ -168,9 +169,7 @@ def _run_compare(arguments: argparse.Namespace) -> int:
         rows.append(("  95 % interval", f"{_percent(same_order.low)} to {_percent(same_order.high)}"))
     say(f"{arguments.out}\n\n{aligned(rows)}")
     if found.num_left_out:
-        complain(
-            f"{found.num_left_out} rows are left out (`rlcap reward score` says why)"
-        )
+        complain(f"{found.num_left_out} rows are left out (`rlcap reward score` says why)")
         return FAULT
     return 0
 

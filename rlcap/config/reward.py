@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -29,6 +30,19 @@ class FinetuneTowers(Enum):
     """The last layer of each tower."""
     all = "all"
     """Both towers."""
+    text_lora = "text_lora"
+    """Low-rank adapters in the text tower: embeddings of audio stay, and with them the audio cache."""
+
+
+class Ensemble(Enum):
+    """How the scores of several heads become one."""
+
+    mean = "mean"
+    """Their mean."""
+    minimum = "minimum"
+    """The lowest of them."""
+    mean_minus_std = "mean_minus_std"
+    """Their mean, less `std_weight` standard deviations: what they disagree on is worth less."""
 
 
 @dataclass(kw_only=True)
@@ -100,10 +114,20 @@ class HeadConfig(Section):
     """Hidden layers of the MLP."""
     dropout: float = 0.4
     """Share of hidden units switched off while fitting."""
+    num_members: int = 1
+    """Heads that are fitted apart and score together: what fools one of them need not fool all."""
+    ensemble: Ensemble = Ensemble.mean
+    """How the scores of several heads become one."""
+    std_weight: float = 1.0
+    """Standard deviations that `mean_minus_std` takes off."""
     sigmoid_output: bool = False
     """Whether scores pass through a sigmoid on the way out; the fit always sees the raw score."""
     finetune_towers: FinetuneTowers = FinetuneTowers.none
     """What of the CLAP is trained together with the head."""
+    lora_rank: int = 8
+    """Rank of the adapters of `text_lora`."""
+    lora_alpha: float = 16.0
+    """Their scale: what they add is multiplied by lora_alpha / lora_rank."""
     l2: float = 1e-4
     """Weight decay of the head."""
     learning_rate: float = 5e-4
@@ -134,14 +158,24 @@ class HeadConfig(Section):
                 "validation_share and heldout_share must be above 0 and leave clips to train on, "
                 f"got {self.validation_share} and {self.heldout_share}"
             )
+        if self.num_members > 1 and self.kind is HeadKind.cosine:
+            yield f"num_members must be 1 where kind is cosine, which has nothing to fit, got {self.num_members}"
+        if self.num_members > 1 and self.finetune_towers is not FinetuneTowers.none:
+            yield (
+                f"finetune_towers must be none where num_members ({self.num_members}) heads share the towers, "
+                f"got {self.finetune_towers.value}"
+            )
         yield from must_be_positive(
+            num_members=self.num_members,
+            lora_rank=self.lora_rank,
+            lora_alpha=self.lora_alpha,
             learning_rate=self.learning_rate,
             tower_learning_rate=self.tower_learning_rate,
             batch_size=self.batch_size,
             num_epochs=self.num_epochs,
             patience=self.patience,
         )
-        yield from must_not_be_negative(l2=self.l2)
+        yield from must_not_be_negative(l2=self.l2, std_weight=self.std_weight)
 
 
 @dataclass(kw_only=True)
@@ -163,7 +197,7 @@ class FitReportConfig(Section):
 
 @dataclass(kw_only=True)
 class TextTermsConfig(Section):
-    """Weights of the terms that read the caption alone; 0 leaves a term out. Each term lies in [-1, 0]."""
+    """Weights of the terms that read the caption alone; 0 leaves a term out. Each term here lies in [-1, 0]."""
 
     repetition: float = 0.0
     """Minus the share of pairs of neighbouring words that repeat an earlier pair."""
@@ -177,9 +211,11 @@ class TextTermsConfig(Section):
     """Shorter captions cost."""
     max_words: int = 24
     """Longer captions cost."""
+    custom: dict[str, float] = field(default_factory=dict)
+    """Weights of terms of your own by name, of either sign: docs/reward-models.md says how to give a name to one."""
 
     def faults(self) -> Iterator[str]:
-        """Report negative weights and an empty range of lengths."""
+        """Report weights outside their range and an empty range of lengths."""
         yield from must_not_be_negative(
             repetition=self.repetition,
             length=self.length,
@@ -189,6 +225,9 @@ class TextTermsConfig(Section):
         yield from must_be_positive(min_words=self.min_words)
         if self.max_words < self.min_words:
             yield f"max_words must be at least min_words ({self.min_words}), got {self.max_words}"
+        for name, weight in self.custom.items():
+            if not math.isfinite(weight):
+                yield f"custom.{name} must be finite, got {weight}"
 
 
 @dataclass(kw_only=True)
@@ -252,9 +291,10 @@ class RewardConfig(Section):
             max_wait_ms=self.max_wait_ms,
             matching_pairs_per_clip=self.matching_pairs_per_clip,
         )
-        if self.clap_checkpoint and self.head.finetune_towers is not FinetuneTowers.none:
+        over_any_clap = (FinetuneTowers.none, FinetuneTowers.text_lora)
+        if self.clap_checkpoint and self.head.finetune_towers not in over_any_clap:
             yield (
-                "head.finetune_towers must be none where clap_checkpoint names a pretrained CLAP, "
+                "head.finetune_towers must be none or text_lora where clap_checkpoint names a pretrained CLAP, "
                 f"got {self.head.finetune_towers.value}"
             )
         if self.preferences and not self.preferences.endswith(".parquet"):

@@ -17,6 +17,7 @@ import torch
 from learner.supervised import supervise, teach_language
 from reward_server.clap import Clap
 from reward_server.clap_training import train_clap
+from reward_server.custom_terms import find_text_terms
 from reward_server.hf_clap import HfClap
 from reward_server.scoring import ClapReward
 from reward_server.small_clap import SmallClap
@@ -74,9 +75,12 @@ class Stages:
         Raises:
             DataError: the clips of a split lack captions or labels that are needed, or given pairs cannot be used.
             CheckpointError: `reward.clap_checkpoint` cannot be used.
+            ConfigError: `reward.text_terms.custom` names a term that is not known here.
         """
         training, captioner, reward = self.config.training, self.config.captioner, self.config.reward
         fits_a_reward = training.controls or not reward.checkpoint
+        if fits_a_reward:
+            find_text_terms(reward.text_terms.custom)
         if training.supervised or not captioner.checkpoint:
             self.clips(Split.captioned).known_captions()
         needs_small_clap = not captioner.checkpoint or (fits_a_reward and not reward.clap_checkpoint)
@@ -191,10 +195,12 @@ class Stages:
         """The reward model with a head of this kind, fitted on the preference pairs."""
         config = replace(self.config.reward.head, kind=kind)
         terms = self.config.reward.text_terms
+        find_text_terms(terms.custom)  # before the stages that this one needs
 
         def build(path: Path) -> None:
             fitting = self.fitting(kind)
-            with progress_bar(f"fit the {kind.value} reward", config.num_epochs) as advance:
+            num_epochs = config.num_epochs * config.num_members
+            with progress_bar(f"fit the {kind.value} reward", num_epochs) as advance:
                 fitted = fitting.fit(fitting.split, lambda progress: advance(f"loss {progress.validation_loss:.3f}"))
             ClapReward(fitted.clap, fitted.head, terms, sigmoid_output=config.sigmoid_output).save(path)
             (path / METRICS_FILE).write_text(json.dumps(asdict(fitted.metrics), indent=2))

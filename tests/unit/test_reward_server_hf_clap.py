@@ -13,6 +13,7 @@ from reward_server.clap_loading import load_clap
 from reward_server.fitting import fit_preferences
 from reward_server.heads import CosineHead
 from reward_server.hf_clap import HfClap, _fusion_mels
+from reward_server.lora import AdaptedLinear, add_adapters, merge_adapters
 from reward_server.scoring import ClapReward
 from reward_server.small_clap import SmallClap
 from rlcap.audio.features import LogMelConfig
@@ -142,6 +143,39 @@ def test_a_head_is_fitted_on_its_embeddings_and_towers_stay():
     with pytest.raises(ValueError, match="finetune_towers must be none"):
         fit_preferences(clap, embeddings, ids, pairs, tuned, seed=0)
     assert any("finetune_towers" in fault for fault in RewardConfig(clap_checkpoint="x", head=tuned).faults())
+
+
+def test_adapters_are_fitted_in_its_text_tower_and_its_hearing_stays():
+    clap, ids = make_clap(), [f"{number}" for number in range(40)]
+    embeddings = np.random.default_rng(0).standard_normal((40, 12)).astype(np.float32)
+    pairs = [PreferencePair(clip_id, CAPTIONS[0], CAPTIONS[1], (1,)) for clip_id in ids]
+    config = HeadConfig(
+        hidden_sizes=[8, 4], num_epochs=2, finetune_towers=FinetuneTowers.text_lora, tower_learning_rate=0.01
+    )
+    assert not any("finetune_towers" in fault for fault in RewardConfig(clap_checkpoint="x", head=config).faults())
+    fitted = fit_preferences(clap, embeddings, ids, pairs, config, seed=0)
+    assert fitted.clap.encoder_fingerprint == clap.encoder_fingerprint
+    weights, tuned = clap.model.state_dict(), fitted.clap.model.state_dict()
+    assert weights.keys() == tuned.keys()
+    changed = {name for name, value in weights.items() if not torch.equal(value, tuned[name])}
+    layer = "text_model.encoder.layer.0"
+    names = [f"{layer}.attention.self.{part}" for part in ("query", "key", "value")]
+    names += [f"{layer}.{part}.dense" for part in ("attention.output", "intermediate", "output")]
+    assert changed == {f"{name}.weight" for name in [*names, "text_model.pooler.dense"]}
+
+
+def test_adapters_change_nothing_at_first_and_merge_without_a_trace():
+    clap = make_clap()
+    before = clap.embed_captions(CAPTIONS)
+    add_adapters(clap.text_module, rank=2, alpha=4.0, seed=0)
+    assert torch.equal(clap.embed_captions(CAPTIONS), before)
+    for part in clap.text_module.modules():
+        if isinstance(part, AdaptedLinear):
+            torch.nn.init.normal_(part.up, std=0.3)
+    adapted = clap.embed_captions(CAPTIONS)
+    merge_adapters(clap.text_module)
+    torch.testing.assert_close(clap.embed_captions(CAPTIONS), adapted, rtol=0, atol=1e-5)
+    assert not torch.allclose(adapted, before, atol=1e-3)
 
 
 def test_what_is_no_readable_clap_is_explained(tmp_path):
