@@ -11,6 +11,7 @@ from rlcap.audio.parquet import open_parquet
 from rlcap.audio.source import RecordedSource
 from rlcap.audio.webdataset import open_webdataset
 from rlcap.config.data import DataConfig, SourceKind
+from rlcap.errors import DataError
 
 OPENERS: dict[SourceKind, Callable[[DataConfig], RecordedSource]] = {
     SourceKind.folder: open_folder,
@@ -30,6 +31,11 @@ def open_source(config: DataConfig) -> RecordedSource:
         DataError: the source cannot be used as a whole.
         ValueError: the kind is not one of recordings.
     """
+    if config.kind is SourceKind.none:
+        raise DataError(
+            "data.kind is none, so there is no audio to open: only `rlcap reward fit` does without; "
+            "give data.kind and data.root"
+        )
     opener = OPENERS.get(config.kind)
     if opener is None:
         raise ValueError(f"kind must be one of {[kind.value for kind in OPENERS]}, got {config.kind.value}")

@@ -1,16 +1,17 @@
-"""`rlcap reward`: fit the reward model on preferences, and measure the fit."""
+"""`rlcap reward`: fit the reward model on preferences, score captions with it, and compare two of them."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rlcap.commands import live_reward
 from rlcap.commands.parsing import Commands, HelpFormatter, add_command, add_overrides
 from rlcap.commands.stages import KEPT
-from rlcap.commands.terminal import aligned, say
+from rlcap.commands.terminal import FAULT, aligned, complain, say
 
 _DETAILS = """\
 The reward model, which scores how well a caption fits a clip: a head over CLAP embeddings."""
@@ -19,6 +20,8 @@ _MORE = """\
 examples:
   rlcap reward fit
   rlcap reward fit data=manifest data.root=recordings reward.preferences=pairs.parquet
+  rlcap reward score runs/latest captions.csv scores.csv
+  rlcap reward compare runs/cosine runs/mlp captions.csv --out compare.html
 
 `rlcap reward <action> --help` says what an action reads and writes."""
 
@@ -51,17 +54,73 @@ settings most often changed:
   reward.fit_report.num_folds                    5: score all clips, each by a model fitted without it
   reward.fit_report.learning_curve               []: no learning curve"""
 
+_TABLE = """\
+  MANIFEST   a table (.csv, .tsv, .jsonl, .parquet) with the columns audio and caption; the paths of audio files are
+             relative to its folder and may not lead out of it"""
+
+_SCORE_DETAILS = f"""\
+Score captions of audio files with a reward model.
+
+reads:
+  REWARD     the folder of a reward model, or of a run that has one; a run's limits on the length and level of clips
+             hold here too
+{_TABLE}
+
+writes, by the ending of OUT:
+  .csv, .jsonl, .parquet   the columns audio, caption, score, reward_version and reason
+
+A row whose audio cannot be used has no score, and the reason says why; the exit code is then 1."""
+
+_SCORE_MORE = """\
+examples:
+  rlcap reward score runs/latest captions.csv scores.csv
+  rlcap reward score runs/cache/reward-mlp-0123456789abcdef captions.jsonl scores.parquet"""
+
+_COMPARE_DETAILS = f"""\
+Compare two reward models: how far they order the same captions alike, and where they disagree most.
+
+reads:
+  A, B       folders of reward models, or of runs that have one
+{_TABLE};
+             clips with several captions tell most
+
+writes:
+  an HTML page with the agreement, and the pairs of captions of a clip that the models put in opposite orders, with
+  players. A table of the agreement goes to the terminal. Rows that a model cannot score are left out and counted."""
+
+_COMPARE_MORE = """\
+examples:
+  rlcap reward compare runs/cosine runs/mlp captions.csv
+  rlcap reward compare runs/latest/reward runs/cache/reward-mlp-0123456789abcdef captions.csv --out compare.html"""
+
 
 def register(commands: Commands) -> None:
     """Add the command and its actions."""
     reward = commands.add_parser(
-        "reward", help="fit the reward model", description=_DETAILS, epilog=_MORE, formatter_class=HelpFormatter
+        "reward",
+        help="fit the reward model, and score captions with it",
+        description=_DETAILS,
+        epilog=_MORE,
+        formatter_class=HelpFormatter,
     )
     actions = reward.add_subparsers(title="actions", metavar="<action>", required=True)
     fit = add_command(
         actions, "fit", _run_fit, summary="fit it on pairwise preferences", details=_FIT_DETAILS, more=_FIT_MORE
     )
     add_overrides(fit)
+    score = add_command(
+        actions, "score", _run_score, summary="score captions of audio files", details=_SCORE_DETAILS, more=_SCORE_MORE
+    )
+    score.add_argument("reward", type=Path, metavar="REWARD", help="reward model, or a run directory")
+    score.add_argument("manifest", type=Path, metavar="MANIFEST", help="table of audio files and captions")
+    score.add_argument("out", type=Path, metavar="OUT", help="file to write")
+    compare = add_command(
+        actions, "compare", _run_compare, summary="compare two of them", details=_COMPARE_DETAILS, more=_COMPARE_MORE
+    )
+    compare.add_argument("a", type=Path, metavar="A", help="reward model, or a run directory")
+    compare.add_argument("b", type=Path, metavar="B", help="another one")
+    compare.add_argument("manifest", type=Path, metavar="MANIFEST", help="table of audio files and captions")
+    compare.add_argument("--out", type=Path, default=Path("compare.html"), metavar="PAGE", help="page to write")
     live_reward.register(actions)
 
 
@@ -75,6 +134,45 @@ def _run_fit(arguments: argparse.Namespace) -> int:
     fitted = fit_reward(config)
     say(f"{fitted.reward}\n{fitted.figures}\n{fitted.page}\n")
     say(_fit_table(json.loads(fitted.figures.read_text(encoding="utf-8"))))
+    return 0
+
+
+def _run_score(arguments: argparse.Namespace) -> int:
+    from rlcap.pipeline.caption_scores import check_out, open_reward, read_captions, score_captions, write_scores
+
+    check_out(arguments.out)
+    listed = read_captions(arguments.manifest)
+    scored = score_captions(listed, open_reward(arguments.reward))
+    write_scores(listed, scored, arguments.out)
+    reasons = [(audio, reason) for audio, reason in zip(listed.audio, scored.reasons, strict=True) if reason]
+    say(f"{arguments.out}: {len(listed.audio) - len(reasons)} scores by reward version {scored.version}")
+    if not reasons:
+        return 0
+    audio, reason = reasons[0]
+    complain(f"{len(reasons)} of {len(listed.audio)} rows have no score, the first being {audio}: {reason}")
+    return FAULT
+
+
+def _run_compare(arguments: argparse.Namespace) -> int:
+    from rlcap.errors import DataError
+    from rlcap.pipeline.reward_comparison import compare_rewards
+
+    if arguments.out.suffix.lower() != ".html":
+        raise DataError(f"--out must name an .html file, got {arguments.out}")
+    found = compare_rewards(arguments.a, arguments.b, arguments.manifest, arguments.out)
+    agreement, same_order = found.agreement, found.agreement.same_order
+    rows = [
+        ("captions that both score", str(agreement.num_rows)),
+        ("rank correlation", "–" if agreement.spearman is None else f"{agreement.spearman:.3f}"),
+        ("pairs of captions of a clip", str(same_order.num_samples if same_order else 0)),
+    ]
+    if same_order:
+        rows.append(("in the same order", _percent(same_order.mean)))
+        rows.append(("  95 % interval", f"{_percent(same_order.low)} to {_percent(same_order.high)}"))
+    say(f"{arguments.out}\n\n{aligned(rows)}")
+    if found.num_left_out:
+        complain(f"{found.num_left_out} rows are left out (`rlcap reward score` says why)")
+        return FAULT
     return 0
 
 

@@ -19,6 +19,8 @@ class SourceKind(Enum):
     parquet = "parquet"
     clotho = "clotho"
     audiocaps = "audiocaps"
+    none = "none"
+    """No audio at all: for a reward model that reads captions alone."""
 
 
 class Split(Enum):
@@ -106,7 +108,7 @@ class DataConfig(Section):
 
     def faults(self) -> Iterator[str]:
         """Report missing roots, unknown splits and impossible durations."""
-        if self.kind is not SourceKind.soundscapes and not self.root:
+        if self.kind not in (SourceKind.soundscapes, SourceKind.none) and not self.root:
             yield f"root must name the folder of the recordings for kind {self.kind.value}"
         known = [split.value for split in Split]
         for name in self.splits:

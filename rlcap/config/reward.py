@@ -58,7 +58,7 @@ class ClapConfig(Section):
     text_width: int = 128
     """Hidden size of the text tower."""
     num_text_layers: int = 2
-    """Transformer layers of the text tower."""
+    """Transformer layers of the text tower; 0: it reads a bag of words."""
     num_heads: int = 4
     """Attention heads of the text tower."""
     max_words: int = 64
@@ -86,13 +86,16 @@ class ClapConfig(Section):
             embedding_dim=self.embedding_dim,
             num_segments=self.num_segments,
             text_width=self.text_width,
-            num_text_layers=self.num_text_layers,
             num_heads=self.num_heads,
             max_words=self.max_words,
             num_epochs=self.num_epochs,
             learning_rate=self.learning_rate,
         )
-        yield from must_not_be_negative(weight_decay=self.weight_decay, word_loss_weight=self.word_loss_weight)
+        yield from must_not_be_negative(
+            num_text_layers=self.num_text_layers,
+            weight_decay=self.weight_decay,
+            word_loss_weight=self.word_loss_weight,
+        )
         if self.batch_size < 2:
             yield f"batch_size must be 2 or more, since captions are told apart within a batch, got {self.batch_size}"
         if not 0 < self.validation_share < 1:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from rlcap.config.algorithm import PPOConfig
 from rlcap.config.captioner import CaptionerConfig, SamplingConfig, SftConfig
 from rlcap.config.cluster import ClusterConfig
-from rlcap.config.data import DataConfig
-from rlcap.config.reward import RewardConfig
+from rlcap.config.data import DataConfig, SourceKind
+from rlcap.config.reward import FinetuneTowers, HeadKind, RewardConfig
 from rlcap.config.section import Section, must_not_be_negative
 from rlcap.config.training import EvaluationConfig, TrackingConfig, TrainingConfig
 
@@ -49,10 +49,30 @@ class RunConfig(Section):
         if not self.cache_dir:
             yield "cache_dir must name a folder"
         yield from must_not_be_negative(seed=self.seed)
+        if self.data.kind is SourceKind.none:
+            yield from self._faults_without_audio()
         if self.sft.augment and self.captioner.freeze_encoder:
             yield "sft.augment must be false where captioner.freeze_encoder is true: a frozen encoder hears a clip once"
         if self.sampling.max_new_tokens > self.captioner.max_caption_tokens:
             yield (
                 f"sampling.max_new_tokens must be at most captioner.max_caption_tokens "
                 f"({self.captioner.max_caption_tokens}), got {self.sampling.max_new_tokens}"
+            )
+
+    def _faults_without_audio(self) -> Iterator[str]:
+        """Report what a reward model cannot do that reads captions alone."""
+        reward = self.reward
+        if reward.head.kind is not HeadKind.text_only:
+            yield f"reward.head.kind must be text_only where data.kind is none, got {reward.head.kind.value}"
+        if not reward.preferences:
+            yield "reward.preferences must name pairs that people have judged where data.kind is none"
+        if reward.matching_pairs_per_clip:
+            yield (
+                "reward.matching_pairs_per_clip must be 0 where data.kind is none: they come with audio, "
+                f"got {reward.matching_pairs_per_clip}"
+            )
+        if not reward.clap_checkpoint and reward.head.finetune_towers is FinetuneTowers.none:
+            yield (
+                "reward.head.finetune_towers must be projections or all where data.kind is none and "
+                "reward.clap_checkpoint is empty: nothing else trains the text tower"
             )

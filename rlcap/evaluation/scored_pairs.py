@@ -72,7 +72,7 @@ class CategoryAccuracy:
     accuracy: Estimate | None
     """Over the pairs with a majority; None where there are none."""
     agreement: float | None
-    """How often one annotator is of the others' mind on these pairs; None where that cannot be said."""
+    """How often one annotator is of the others' mind on the pairs with a majority; None where that cannot be said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,4 +159,6 @@ def calibrate(scored: ScoredPairs, num_bins: int = NUM_BINS) -> Calibration:
 
 def _accuracy(category: str, scored: ScoredPairs) -> CategoryAccuracy:
     found = summarise_pairs(scored.pairs)
-    return CategoryAccuracy(category, found.num_pairs, found.num_clips, pair_accuracy(scored), found.agreement)
+    decided = [pair for pair in scored.pairs if pair.majority]
+    agreement = summarise_pairs(decided).agreement if decided else None
+    return CategoryAccuracy(category, found.num_pairs, found.num_clips, pair_accuracy(scored), agreement)

@@ -12,8 +12,8 @@ from rlcap.checkpoint import latest_good
 from rlcap.config.load import read_config
 from rlcap.config.run import RunConfig
 from rlcap.errors import CheckpointError, ClipError
-from rlcap.pipeline.clips import HeardClips
 from rlcap.pipeline.comparison import TUNED, greedy_captions
+from rlcap.pipeline.listening import Heard
 from rlcap.run_directory import RunDirectory
 from rlcap.types import Quarantined
 
@@ -35,7 +35,7 @@ def caption(run_or_captioner: Path, files: Sequence[Path]) -> Iterator[tuple[Pat
         except ClipError as fault:
             yield Quarantined(str(file), str(fault))
             continue
-        heard = HeardClips(captioner.features([clip]), (clip.clip_id,), (0,), ())
+        heard = Heard(captioner.features([clip]), (clip.clip_id,), (0,), ())
         yield file, greedy_captions(captioner, heard, config.sampling.max_new_tokens)[0]
 
 

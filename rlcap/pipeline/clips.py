@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float32
 
 from rlcap.audio.arrow_store import ClipStore, write_clip_store
 from rlcap.audio.source import RecordedSource
@@ -29,9 +27,8 @@ from rlcap.soundscapes.lexicon import Lexicon, canonical_label
 from rlcap.soundscapes.scene import Scene
 from rlcap.soundscapes.stream import SoundscapeSource
 from rlcap.soundscapes.world import LABELS, render
-from rlcap.types import Clip, PolicyFeatures, Quarantined
+from rlcap.types import Clip
 
-Heard = TypeVar("Heard")
 CAPTIONS_PER_RECORDING = 4
 """Phrasings that are made from the labels of a recording without captions of its own."""
 CHUNK = 64
@@ -103,28 +100,6 @@ class SplitClips:
         return self.captions
 
 
-@dataclass(frozen=True, slots=True)
-class HeardClips:
-    """Features of the clips that could be read."""
-
-    features: PolicyFeatures
-    clip_ids: tuple[str, ...]
-    positions: tuple[int, ...]
-    """Where each stands in its source."""
-    quarantined: tuple[Quarantined, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedClips:
-    """Embeddings by a pretrained CLAP of the clips that could be read."""
-
-    embeddings: Float32[np.ndarray, "clip dim"]
-    clip_ids: tuple[str, ...]
-    positions: tuple[int, ...]
-    """Where each stands in its source."""
-    quarantined: tuple[Quarantined, ...]
-
-
 def open_split(config: DataConfig, split: Split, cache: StageCache) -> SplitClips:
     """Open the clips of a split with what is known of them, rendering soundscapes that are not there yet.
 
@@ -143,68 +118,6 @@ def open_audio(config: DataConfig, cache: StageCache) -> AudioSource:
     if config.soundscapes.rl == 0:
         return SoundscapeSource(config.soundscapes.seed, first=_first(Split.rl))
     return _open_soundscapes(config.soundscapes, Split.rl, cache).source
-
-
-def hear(
-    source: AudioSource, make_features: Callable[[Sequence[Clip]], PolicyFeatures], description: str
-) -> HeardClips:
-    """Read every clip of a source and compute its features; clips that cannot be read are left out and listed.
-
-    Raises:
-        DataError: no clip could be read.
-    """
-    parts, clip_ids, positions, quarantined = _listen(source, make_features, description)
-    return HeardClips(join_features(parts), clip_ids, positions, quarantined)
-
-
-def embed(
-    source: AudioSource, embed_clips: Callable[[Sequence[Clip]], Float32[np.ndarray, "clip dim"]], description: str
-) -> EmbeddedClips:
-    """Read and embed every clip of a source, once; clips that cannot be read are left out and listed.
-
-    Raises:
-        DataError: no clip could be read.
-    """
-    parts, clip_ids, positions, quarantined = _listen(source, embed_clips, description)
-    return EmbeddedClips(np.concatenate(parts), clip_ids, positions, quarantined)
-
-
-def _listen(
-    source: AudioSource, make: Callable[[Sequence[Clip]], Heard], description: str
-) -> tuple[list[Heard], tuple[str, ...], tuple[int, ...], tuple[Quarantined, ...]]:
-    """What `make` gives of each clip that can be read, with its id and position, and those that cannot."""
-    parts: list[Heard] = []
-    kept: list[tuple[str, int]] = []
-    quarantined: list[Quarantined] = []
-    chunks = [range(start, min(start + CHUNK, len(source))) for start in range(0, len(source), CHUNK)]
-    with progress_bar(description, len(chunks)) as advance:
-        for chunk in chunks:
-            for position in chunk:
-                clips, refused = source.read([position])
-                quarantined += refused
-                if clips:
-                    parts.append(make(clips))
-                    kept.append((clips[0].clip_id, position))
-            advance(f"{len(quarantined)} quarantined" if quarantined else "")
-    if not kept:
-        raise DataError(f"none of the {len(source)} clips could be read; the first reason: {quarantined[0].reason}")
-    clip_ids, positions = tuple(clip_id for clip_id, _ in kept), tuple(position for _, position in kept)
-    return parts, clip_ids, positions, tuple(quarantined)
-
-
-def join_features(parts: Sequence[PolicyFeatures]) -> PolicyFeatures:
-    """Put the clips of several feature batches under one another, padded to the longest."""
-    num_clips = sum(len(part.frames) for part in parts)
-    longest = max(part.frames.shape[1] for part in parts)
-    frames = np.zeros((num_clips, longest, parts[0].frames.shape[2]), dtype=np.float32)
-    mask = np.zeros((num_clips, longest), dtype=bool)
-    row = 0
-    for part in parts:
-        rows, length = part.frame_mask.shape
-        frames[row : row + rows, :length] = part.frames
-        mask[row : row + rows, :length] = part.frame_mask
-        row += rows
-    return PolicyFeatures(frames, mask)
 
 
 def _first(split: Split) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +9,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
 import torch
 
 from actors.sampler import sample_captions
+from rlcap.audio.encoding import to_flac
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.loading import load_captioner
 from rlcap.config.captioner import SamplingConfig
 from rlcap.config.training import EvaluationConfig
 from rlcap.evaluation.judges import JudgePanel
 from rlcap.evaluation.statistics import bootstrap_mean, describe_captions
-from rlcap.pipeline.clips import CHUNK, HeardClips, SplitClips, hear
+from rlcap.pipeline.clips import CHUNK, SplitClips
+from rlcap.pipeline.listening import HeardClips, hear, join_features
 from rlcap.soundscapes.scene import Scene
-from rlcap.types import Clip, Quarantined
+from rlcap.types import Quarantined
 
 BASELINE, TUNED, SUPERVISED = "baseline", "tuned", "supervised"
 
@@ -55,7 +55,7 @@ def compare(
     captions: dict[str, tuple[str, ...]] = {}
     for name, path in captioners.items():
         captioner = load_captioner(path)
-        heard = hear(clips.source, captioner.features, f"caption held-out clips ({name})")
+        heard = hear(clips.source, captioner.features, join_features, f"caption held-out clips ({name})")
         captions[name] = greedy_captions(captioner, heard, sampling.max_new_tokens)
     assert heard is not None
     panel, heard_scenes = JudgePanel(clips.lexicon), [scenes[position] for position in heard.positions]
@@ -79,8 +79,8 @@ def greedy_captions(captioner: Captioner, heard: HeardClips, max_new_tokens: int
     """The most probable caption of each clip, token by token."""
     captions: list[str] = []
     for chunk in torch.arange(len(heard.clip_ids)).split(CHUNK):
-        frames = torch.from_numpy(heard.features.frames)[chunk]
-        frame_mask = torch.from_numpy(heard.features.frame_mask)[chunk]
+        frames = torch.from_numpy(heard.audio.frames)[chunk]
+        frame_mask = torch.from_numpy(heard.audio.frame_mask)[chunk]
         sampled = sample_captions(
             captioner,
             captioner.encode(frames, frame_mask),
@@ -213,13 +213,7 @@ def _rows(
                 "baseline_right": bool(verdicts.right[BASELINE][row]),
                 "tuned_right": bool(verdicts.right[TUNED][row]),
                 "supervised_right": bool(verdicts.right[SUPERVISED][row]) if SUPERVISED in captions else None,
-                "audio_flac": _to_flac(some[0]) if row in audible else None,
+                "audio_flac": to_flac(some[0]) if row in audible else None,
             }
         )
     return tuple(rows)
-
-
-def _to_flac(clip: Clip) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, clip.waveform, clip.sample_rate_hz, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()

@@ -65,7 +65,7 @@ class _MainJob:
         if self._config.training.supervised:
             captioners[SUPERVISED] = self._stages.supervised.path
         deaf_reward = self._stages.reward(HeadKind.text_only).path if self._config.training.controls else None
-        self._stages.forget_audio()
+        self._stages.listener.forget()
         with ray_session(self._config.cluster, self._config.reward.num_shards):
             with self._timed("ppo"):
                 captioners[TUNED] = tune(self._tuning_job("main", captioners[BASELINE], reward), self._run)
@@ -136,7 +136,7 @@ class _MainJob:
         )
         write_heldout(comparison, self._run.heldout)
         quarantine = QuarantineList.load(self._run.quarantine)
-        quarantine.add([*self._stages.quarantined, *comparison.quarantined])
+        quarantine.add([*self._stages.listener.quarantined, *comparison.quarantined])
         quarantine.save(self._run.quarantine)
         self._summary = {
             "experiment": config.experiment,

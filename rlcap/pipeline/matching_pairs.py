@@ -6,7 +6,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from rlcap.pipeline.clips import EmbeddedClips, HeardClips, SplitClips
+from rlcap.pipeline.clips import SplitClips
+from rlcap.pipeline.listening import EmbeddedClips, HeardClips
 from rlcap.preferences.pairs import PreferencePair
 from rlcap.soundscapes.scene import Scene
 

@@ -12,7 +12,8 @@ from actors.sampler import sample_captions
 from rlcap.captioners.captioner import Captioner
 from rlcap.config.captioner import SamplingConfig
 from rlcap.errors import DataError
-from rlcap.pipeline.clips import CHUNK, HeardClips, SplitClips
+from rlcap.pipeline.clips import CHUNK, SplitClips
+from rlcap.pipeline.listening import HeardClips
 from rlcap.pipeline.progress import announce, progress_bar
 from rlcap.preferences.annotators import Annotators
 from rlcap.preferences.pairs import PreferencePair, read_pairs
@@ -52,8 +53,8 @@ def simulate_preferences(
     return pairs
 
 
-def read_given_pairs(path: Path, clips: SplitClips) -> list[PreferencePair]:
-    """Read the pairs of a file that are about these clips; announce how many are about others.
+def read_given_pairs(path: Path, clips: SplitClips | None) -> list[PreferencePair]:
+    """Read the pairs of a file that are about these clips, and announce how many are about others; None: read all.
 
     Raises:
         DataError: the file is missing, damaged or empty, or none of its pairs is about these clips.
@@ -61,6 +62,8 @@ def read_given_pairs(path: Path, clips: SplitClips) -> list[PreferencePair]:
     given = read_pairs(path)
     if not given:
         raise DataError(f"{path} holds no preference pairs")
+    if clips is None:
+        return given
     if {pair.clip_id for pair in given}.isdisjoint(clips.clip_ids):
         raise DataError(
             f"none of the {len(given)} preference pairs in {path} is about a clip of the split {clips.split.value}: "
@@ -87,8 +90,8 @@ def _sample(
     sampling: SamplingConfig,
     seed: int,
 ) -> tuple[str, ...]:
-    frames = torch.from_numpy(heard.features.frames)[chunk]
-    frame_mask = torch.from_numpy(heard.features.frame_mask)[chunk]
+    frames = torch.from_numpy(heard.audio.frames)[chunk]
+    frame_mask = torch.from_numpy(heard.audio.frame_mask)[chunk]
     sampled = sample_captions(
         captioner,
         captioner.encode(frames, frame_mask),

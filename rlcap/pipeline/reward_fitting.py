@@ -8,15 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32
 
 from reward_server.clap import Clap
 from reward_server.fit_evaluation import evaluate_fit, num_fits
 from reward_server.fitting import FitProgress, FittedReward, draw_split, fit_preferences
+from reward_server.small_clap import SmallClap
 from reward_server.tower_inputs import HeardAudio
-from rlcap.config.reward import FitReportConfig, HeadConfig
+from rlcap.audio.features import LogMelConfig
+from rlcap.config.reward import FitReportConfig, HeadConfig, RewardConfig
 from rlcap.evaluation.scored_pairs import ScoredPairs
-from rlcap.pipeline.clips import EmbeddedClips, HeardClips, join_features
 from rlcap.pipeline.progress import progress_bar
 from rlcap.preferences.clip_split import ClipSplit
 from rlcap.preferences.pairs import PreferencePair
@@ -42,7 +42,8 @@ class FitPaths:
 class RewardFitting:
     """Audio, pairs and settings of a fit."""
 
-    clap: Clap
+    make_clap: Callable[[ClipSplit], Clap]
+    """The CLAP under the head; one that is new to the pairs may know the training captions alone."""
     audio: HeardAudio
     clip_ids: tuple[str, ...]
     pairs: Sequence[PreferencePair]
@@ -58,7 +59,7 @@ class RewardFitting:
     def fit(self, split: ClipSplit, on_epoch: Callable[[FitProgress], None] | None = None) -> FittedReward:
         """Fit on these parts of the clips."""
         return fit_preferences(
-            self.clap,
+            self.make_clap(split),
             self.audio,
             self.clip_ids,
             self.pairs,
@@ -70,13 +71,27 @@ class RewardFitting:
         )
 
 
-def join_audio(heard: Sequence[HeardClips | EmbeddedClips]) -> HeardAudio:
-    """The audio of several splits under one another; all were heard by the same CLAP."""
-    embedded = [some.embeddings for some in heard if isinstance(some, EmbeddedClips)]
-    if embedded:
-        joined: Float32[np.ndarray, "clip dim"] = np.concatenate(embedded)
-        return joined
-    return join_features([some.features for some in heard if isinstance(some, HeardClips)])
+def fitting_without_audio(
+    pairs: Sequence[PreferencePair], given_clap: Clap | None, config: RewardConfig, seed: int
+) -> RewardFitting:
+    """A fit on captions alone: by a given CLAP, or by a new text tower that knows the words of the training pairs."""
+
+    def new_clap(split: ClipSplit) -> SmallClap:
+        among = set(split.training)
+        captions = [text for pair in pairs if pair.clip_id in among for text in (pair.caption_a, pair.caption_b)]
+        return SmallClap.for_captions(config.clap, captions, LogMelConfig(), seed=seed).eval()
+
+    clip_ids = tuple(sorted({pair.clip_id for pair in pairs}))
+    dim = given_clap.embedding_dim if given_clap else config.clap.embedding_dim
+    return RewardFitting(
+        make_clap=lambda split: given_clap or new_clap(split),
+        audio=np.zeros((len(clip_ids), dim), dtype=np.float32),
+        clip_ids=clip_ids,
+        pairs=pairs,
+        matching=(),
+        config=config.head,
+        seed=seed,
+    )
 
 
 def write_fit_report(path: Path, reward: Path, fitting: RewardFitting, config: FitReportConfig) -> None:

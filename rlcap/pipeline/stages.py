@@ -15,20 +15,21 @@ import numpy as np
 import torch
 
 from learner.supervised import supervise, teach_language
+from reward_server.clap import Clap
 from reward_server.clap_training import train_clap
 from reward_server.custom_terms import find_text_terms
 from reward_server.hf_clap import HfClap
 from reward_server.scoring import ClapReward
 from reward_server.small_clap import SmallClap
-from rlcap.audio.features import LogMel, LogMelConfig
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.loading import build_prefix_captioner, load_captioner
 from rlcap.captioners.tokenizer import build_word_tokenizer
 from rlcap.config.captioner import SftConfig
-from rlcap.config.data import Split
+from rlcap.config.data import SourceKind, Split
 from rlcap.config.reward import HeadKind
 from rlcap.config.run import RunConfig
-from rlcap.pipeline.clips import EmbeddedClips, HeardClips, SplitClips, embed, hear, join_features, open_split
+from rlcap.pipeline.clips import SplitClips, open_split
+from rlcap.pipeline.listening import Audio, Heard, Listener, join_features
 from rlcap.pipeline.matching_pairs import draw_matching_pairs
 from rlcap.pipeline.preference_pairs import keep_pairs, read_given_pairs, simulate_preferences
 from rlcap.pipeline.progress import progress_bar
@@ -39,13 +40,13 @@ from rlcap.pipeline.reward_fitting import (
     METRICS_FILE,
     FitPaths,
     RewardFitting,
-    join_audio,
+    fitting_without_audio,
     write_fit_report,
 )
 from rlcap.pipeline.stage_cache import StageCache, StageResult
 from rlcap.preferences.pairs import PreferencePair, read_pairs, write_pairs
 from rlcap.soundscapes.grammar import vocabulary
-from rlcap.types import Clip, PolicyFeatures, Quarantined
+from rlcap.types import Clip
 
 STAGES = ("clap", "sft", "prefs")
 SILENCE = Clip("silence", np.zeros(16_000, dtype=np.float32), 16_000)
@@ -59,10 +60,8 @@ class Stages:
         self.config = config
         self.cache = StageCache(Path(config.cache_dir))
         self.results: dict[str, StageResult] = {}
-        self.quarantined: list[Quarantined] = []
         self._clips: dict[Split, SplitClips] = {}
-        self._log_mels: dict[Split, HeardClips] = {}
-        self._embedded: dict[Split, EmbeddedClips] = {}
+        self.listener = Listener(self.clips, self.cache)
 
     def clips(self, split: Split) -> SplitClips:
         """The clips of a split, with what is known of them."""
@@ -105,11 +104,11 @@ class Stages:
         config = self.config.reward.clap
 
         def build(path: Path) -> None:
-            heard = self._log_mel(Split.clap)
+            heard = self.listener.log_mel(Split.clap)
             captions = [known[position][0] for position in heard.positions]
             with progress_bar("train the small CLAP", config.num_epochs) as advance:
                 clap, metrics = train_clap(
-                    heard.features,
+                    heard.audio,
                     captions,
                     config,
                     lambda progress: advance(f"loss {progress.train_loss:.2f}"),
@@ -166,10 +165,12 @@ class Stages:
 
     @cached_property
     def given_preferences(self) -> StageResult:
-        """A copy of the pairs in `reward.preferences` that are about clips of the `preference` split."""
-        source, clips = Path(self.config.reward.preferences), self.clips(Split.preference)
+        """A copy of the pairs in `reward.preferences`: where there is audio, of those about the `preference` split."""
+        source = Path(self.config.reward.preferences)
+        clips = None if self.config.data.kind is SourceKind.none else self.clips(Split.preference)
         pairs = read_given_pairs(source, clips)
-        facts: dict[str, object] = {"clips": clips.key, "pairs": hashlib.sha256(source.read_bytes()).hexdigest()}
+        facts: dict[str, object] = {"pairs": hashlib.sha256(source.read_bytes()).hexdigest()}
+        facts["clips"] = clips.key if clips else ""
         return self._run("preferences-given", facts, lambda path: write_pairs(pairs, path / PAIRS_FILE))
 
     @cached_property
@@ -181,7 +182,7 @@ class Stages:
 
         def build(path: Path) -> None:
             captioner = load_captioner(self.baseline.path)
-            heard = self._hear(clips, captioner.features, "listen (preference)")
+            heard = self.listener.hear(clips, captioner.features, "listen (preference)")
             pairs = simulate_preferences(
                 captioner, heard, clips, pairs_per_clip, self.config.sampling, seed=self.config.seed
             )
@@ -197,7 +198,7 @@ class Stages:
         find_text_terms(terms.custom)  # before the stages that this one needs
 
         def build(path: Path) -> None:
-            fitting = self._fitting(kind)
+            fitting = self.fitting(kind)
             num_epochs = config.num_epochs * config.num_members
             with progress_bar(f"fit the {kind.value} reward", num_epochs) as advance:
                 fitted = fitting.fit(fitting.split, lambda progress: advance(f"loss {progress.validation_loss:.3f}"))
@@ -205,8 +206,7 @@ class Stages:
             (path / METRICS_FILE).write_text(json.dumps(asdict(fitted.metrics), indent=2))
             fitted.heldout.save(path / HELDOUT_FILE)
 
-        clap_key = self.given_clap.fingerprint if self.config.reward.clap_checkpoint else self.clap.key
-        facts = {"pairs": self.preferences.key, "clap": clap_key, "head": config, "terms": terms}
+        facts = {"pairs": self.preferences.key, "clap": self._clap_facts, "head": config, "terms": terms}
         facts |= {"matching_pairs_per_clip": self.config.reward.matching_pairs_per_clip, "seed": self.config.seed}
         return self._run(f"reward-{kind.value}", facts, build)
 
@@ -216,7 +216,7 @@ class Stages:
         return self._run(
             f"fit-report-{kind.value}",
             {"reward": reward.key, "fit_report": config},
-            lambda path: write_fit_report(path, reward.path, self._fitting(kind), config),
+            lambda path: write_fit_report(path, reward.path, self.fitting(kind), config),
         )
 
     @cached_property
@@ -246,29 +246,52 @@ class Stages:
         facts = {"baseline": self.baseline.key, "captioned": captioned.key, "rl": rl.key, "sft": sft}
         return self._run("supervised", {**facts, "seed": self.config.seed}, build)
 
-    def _fitting(self, kind: HeadKind) -> RewardFitting:
+    def fitting(self, kind: HeadKind) -> RewardFitting:
         """What a fit of the reward model reads."""
-        heard = self._heard_by_reward(Split.preference)
+        if self.config.data.kind is SourceKind.none:
+            return fitting_without_audio(
+                read_pairs(self.preferences.path / PAIRS_FILE),
+                self.given_clap if self.config.reward.clap_checkpoint else None,
+                self.config.reward,
+                self.config.seed,
+            )
+        if self.config.reward.clap_checkpoint:
+            given = self.given_clap
+            return self._fitting_on(given, kind, lambda split: self.listener.embedded(split, given), np.concatenate)
+        return self._fitting_on(SmallClap.load(self.clap.path), kind, self.listener.log_mel, join_features)
+
+    def _fitting_on(
+        self,
+        clap: Clap,
+        kind: HeadKind,
+        hear: Callable[[Split], Heard[Audio]],
+        join: Callable[[Sequence[Audio]], Audio],
+    ) -> RewardFitting:
+        """The same over a CLAP that hears clips in its own way."""
+        heard = [hear(Split.preference)]
+        matching: list[PreferencePair] = []
         pairs = read_pairs(self.preferences.path / PAIRS_FILE)
-        others, matching = self._matching_pairs(voted_on=set(heard.clip_ids))
-        listened = [heard, *others]
+        clip_ids = heard[0].clip_ids
+        if per_clip := self.config.reward.matching_pairs_per_clip:
+            clips, own = self.clips(Split.clap), hear(Split.clap)
+            matching = draw_matching_pairs(clips, own, per_clip, without=set(clip_ids), seed=self.config.seed)
+            heard.append(own)
         return RewardFitting(
-            clap=self.given_clap if self.config.reward.clap_checkpoint else SmallClap.load(self.clap.path),
-            audio=join_audio(listened),
-            clip_ids=tuple(clip_id for some in listened for clip_id in some.clip_ids),
-            pairs=keep_pairs(pairs, heard.clip_ids, "their clips could not be read"),
+            make_clap=lambda _: clap,
+            audio=join([some.audio for some in heard]),
+            clip_ids=tuple(clip_id for some in heard for clip_id in some.clip_ids),
+            pairs=keep_pairs(pairs, clip_ids, "their clips could not be read"),
             matching=matching,
             config=replace(self.config.reward.head, kind=kind),
             seed=self.config.seed,
         )
 
-    def _matching_pairs(self, voted_on: set[str]) -> tuple[list[HeardClips | EmbeddedClips], list[PreferencePair]]:
-        """Matching pairs of the CLAP's own clips, where they are asked for, and these clips."""
-        per_clip = self.config.reward.matching_pairs_per_clip
-        if not per_clip:
-            return [], []
-        clips, heard = self.clips(Split.clap), self._heard_by_reward(Split.clap)
-        return [heard], draw_matching_pairs(clips, heard, per_clip, without=voted_on, seed=self.config.seed)
+    @property
+    def _clap_facts(self) -> object:
+        """What decides the CLAP under the head."""
+        if self.config.reward.clap_checkpoint:
+            return self.given_clap.fingerprint
+        return self.config.reward.clap if self.config.data.kind is SourceKind.none else self.clap.key
 
     def _teach_language(self, captioner: Captioner, texts: Sequence[str]) -> None:
         config = self.config
@@ -284,45 +307,17 @@ class Stages:
 
     def _supervise(self, captioner: Captioner, splits: list[SplitClips], config: SftConfig, description: str) -> None:
         known = [clips.known_captions() for clips in splits]
-        heard = [self._hear(clips, captioner.features, "listen (captioned)") for clips in splits]
+        heard = [self.listener.hear(clips, captioner.features, "listen (captioned)") for clips in splits]
         captions = [mine[position] for mine, some in zip(known, heard, strict=True) for position in some.positions]
         with progress_bar(description, config.num_epochs) as advance:
             supervise(
                 captioner,
-                join_features([some.features for some in heard]),
+                join_features([some.audio for some in heard]),
                 captions,
                 config,
                 self.config.seed,
                 lambda _, loss: advance(f"loss {loss:.2f}"),
             )
-
-    def forget_audio(self) -> None:
-        """Free the memory of frames and embeddings that no later stage asks for."""
-        self._log_mels.clear()
-        self._embedded.clear()
-
-    def _heard_by_reward(self, split: Split) -> HeardClips | EmbeddedClips:
-        """The clips of a split as the reward model's CLAP hears them, kept for the controls that follow."""
-        if not self.config.reward.clap_checkpoint:
-            return self._log_mel(split)
-        if split not in self._embedded:
-            embedded = embed(self.clips(split).source, self.given_clap.embed_clips, f"embed ({split.value})")
-            self.quarantined += embedded.quarantined
-            self._embedded[split] = embedded
-        return self._embedded[split]
-
-    def _log_mel(self, split: Split) -> HeardClips:
-        """The log-mel frames of a split, kept for the stages that follow: a CLAP and two rewards ask for the same."""
-        if split not in self._log_mels:
-            self._log_mels[split] = self._hear(self.clips(split), LogMel(LogMelConfig()), f"listen ({split.value})")
-        return self._log_mels[split]
-
-    def _hear(
-        self, clips: SplitClips, make_features: Callable[[Sequence[Clip]], PolicyFeatures], description: str
-    ) -> HeardClips:
-        heard = hear(clips.source, make_features, description)
-        self.quarantined += heard.quarantined
-        return heard
 
     def _run(self, name: str, depends_on: dict[str, object], build: Callable[[Path], None]) -> StageResult:
         result = self.cache.get(name, depends_on, build)

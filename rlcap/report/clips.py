@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -49,12 +49,8 @@ class SampledClip:
 
 def heldout_clips(rows: Sequence[Mapping[str, Any]]) -> list[HeldoutClip]:
     """Prepare rows of `heldout.parquet`: columns clip_id, truth, a caption each captioner, verdict, audio_flac."""
-    budget = MAX_AUDIO_BYTES
     clips = []
-    for row in rows:
-        audio = row.get("audio_flac") or b""
-        uri = _data_uri(audio) if len(audio) <= budget else ""
-        budget -= len(audio) if uri else 0
+    for row, uri in zip(rows, data_uris(row.get("audio_flac") or b"" for row in rows), strict=True):
         captions = tuple(
             (name, row[name], row.get(f"{name}_right"))
             for name in ("tuned", "baseline", "supervised")
@@ -62,6 +58,15 @@ def heldout_clips(rows: Sequence[Mapping[str, Any]]) -> list[HeldoutClip]:
         )
         clips.append(HeldoutClip(str(row["clip_id"]), row.get("truth") or "", captions, row.get("verdict") or "", uri))
     return clips
+
+
+def data_uris(recordings: Iterable[bytes]) -> Iterator[str]:
+    """Yield each recording as what a player plays; nothing where it is no audio, or too much for the page by now."""
+    budget = MAX_AUDIO_BYTES
+    for audio in recordings:
+        uri = _data_uri(audio) if len(audio) <= budget else ""
+        budget -= len(audio) if uri else 0
+        yield uri
 
 
 def count_verdicts(clips: Sequence[HeldoutClip]) -> list[tuple[str, str, int]]:

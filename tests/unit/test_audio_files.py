@@ -134,7 +134,9 @@ def test_limits_of_the_settings_decide_what_is_used(tmp_path):
     assert source.read([0])[1][0].reason == "shorter than 0.6 s: 0.5 s"
 
 
-def test_every_kind_but_soundscapes_is_opened_here():
-    assert set(OPENERS) == set(SourceKind) - {SourceKind.soundscapes}
+def test_every_kind_of_recordings_is_opened_here():
+    assert set(OPENERS) == set(SourceKind) - {SourceKind.soundscapes, SourceKind.none}
     with pytest.raises(ValueError, match="got soundscapes"):
         open_source(DataConfig())
+    with pytest.raises(DataError, match="there is no audio to open"):
+        open_source(DataConfig(kind=SourceKind.none))

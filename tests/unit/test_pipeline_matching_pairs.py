@@ -1,7 +1,8 @@
 import numpy as np
 
 from rlcap.config.data import Split
-from rlcap.pipeline.clips import HeardClips, SplitClips
+from rlcap.pipeline.clips import SplitClips
+from rlcap.pipeline.listening import Heard
 from rlcap.pipeline.matching_pairs import FOREIGN, OWN, draw_matching_pairs
 from rlcap.soundscapes.lexicon import Lexicon
 from rlcap.soundscapes.scene import Scene
@@ -16,9 +17,7 @@ def split_clips(scenes):
     clip_ids = tuple(f"clip-{i}" for i in range(NUM_CLIPS))
     captions = tuple((f"caption of {clip_id}",) for clip_id in clip_ids)
     clips = SplitClips(Split.clap, None, clip_ids, scenes, captions, Lexicon.for_labels(LABELS), "key", "")
-    heard = HeardClips(
-        PolicyFeatures(np.zeros((0, 1, 1)), np.zeros((0, 1), bool)), clip_ids, tuple(range(NUM_CLIPS)), ()
-    )
+    heard = Heard(PolicyFeatures(np.zeros((0, 1, 1)), np.zeros((0, 1), bool)), clip_ids, tuple(range(NUM_CLIPS)), ())
     return clips, heard
 
 

@@ -24,6 +24,8 @@ COMMANDS = [
     ["clap"],
     ["reward"],
     ["reward", "fit"],
+    ["reward", "score"],
+    ["reward", "compare"],
     ["prefs"],
     ["prefs", "simulate"],
     ["prefs", "import"],
