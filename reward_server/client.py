@@ -13,13 +13,16 @@ from jaxtyping import Int64
 from reward_server.controls import hear_other_clips
 from reward_server.roster import Roster
 from reward_server.shard import ShardScores
-from reward_server.shard_actor import ServedModel, ShardHandle, ShardRequest
-from rlcap.types import RewardBatch, RewardRequest
+from reward_server.shard_actor import ServedModel, ShardHandle, ShardRequest, Supplies
+from rlcap.types import Clip, RewardBatch, RewardRequest
 
 PAUSE_S = 0.25
 """Before asking again where every shard has failed: Ray takes seconds to start one anew."""
 AWAY_S = 3.0
 """For so long a shard that has failed is not asked where there are others: to learn that it is away takes a second."""
+
+MAX_REMEMBERED = 100_000
+"""Clips that a client knows its shards to have heard; then it begins anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,18 @@ class _Part:
     shard: ShardHandle
     rows: Int64[np.ndarray, " part"]
     """Places of its captions in the whole request."""
-    request: ShardRequest
+    clips: tuple[Clip, ...]
+    captions: tuple[str, ...]
+    clip_index: Int64[np.ndarray, " part"]
 
 
 class ShardedRewardClient:
     """A `RewardClient` over shards; travels to other processes.
 
-    All scores are by one model. What a shard does not answer, because it was lost or hangs, is asked of the shards that
-    own those clips without it; a score that cannot be had in time is marked as failed, with a sentence that names the
-    shard. With `hears_other_clips` every caption is scored against another clip of its request, as a control.
+    All scores are by one model. Audio goes through the object store, and only where a shard has not heard it from here
+    before, or says that it lacks it. What a shard does not answer, because it was lost or hangs, is asked of the shards
+    that own those clips without it; a score that cannot be had in time is marked as failed, with a sentence that names
+    the shard. With `hears_other_clips` every caption is scored against another clip of its request, as a control.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class ShardedRewardClient:
         self._shadow = shadow
         self._hears_other_clips = hears_other_clips
         self._away_until: dict[str, float] = {}
+        self._heard: set[tuple[str, str]] = set()  # shard and clip
 
     def score(self, request: RewardRequest) -> RewardBatch:
         """Score every caption; failures are marked, never invented.
@@ -96,7 +103,7 @@ class ShardedRewardClient:
         return set()
 
     def _parts(self, request: RewardRequest, rows: Int64[np.ndarray, " row"], silent: Collection[str]) -> list[_Part]:
-        """Split rows by the owners of their clips; the audio goes to the object store, one object a shard."""
+        """Split rows by the owners of their clips."""
         shards = self._roster.shards
         number_of = {shard.name: number for number, shard in enumerate(shards)}
         asked = [self._roster.answering(clip.clip_id, without=silent) for clip in request.clips]
@@ -107,31 +114,50 @@ class ShardedRewardClient:
             mine = rows[owner_of_row == number]
             numbers, clip_index = np.unique(request.clip_index[mine], return_inverse=True)
             clips = tuple(request.clips[clip] for clip in numbers)
-            shard_request = ShardRequest(
-                self._model,
-                self._shadow,
-                tuple(clip.clip_id for clip in clips),
-                ray.put(clips),
-                tuple(request.captions[row] for row in mine),
-                clip_index,
-            )
-            parts.append(_Part(shards[number], mine, shard_request))
+            captions = tuple(request.captions[row] for row in mine)
+            parts.append(_Part(shards[number], mine, clips, captions, clip_index))
         return parts
 
     def _ask(self, parts: Sequence[_Part], answer: _Answer, deadline: float) -> list[tuple[_Part, str]]:
         """Ask all shards at once and take their answers; return the parts that got none, and why."""
-        pending = [(part, part.shard.score(part.request)) for part in parts]
-        deadline = min(deadline, time.monotonic() + self._patience.shard_s)
+        pending = [(part, part.shard.score(self._request(part))) for part in parts]
+        shard_deadline = min(deadline, time.monotonic() + self._patience.shard_s)
         lost: list[tuple[_Part, str]] = []
+        lacking: list[_Part] = []
         for part, reference in pending:
+            heard = {(part.shard.name, clip.clip_id) for clip in part.clips}
             try:
-                answer.take(part, ray.get(reference, timeout=max(0.0, deadline - time.monotonic())))
+                scores = ray.get(reference, timeout=max(0.0, shard_deadline - time.monotonic()))
             except ray.exceptions.GetTimeoutError:
                 ray.cancel(reference)
                 lost.append((part, f"{part.shard.name} did not answer in time"))
             except ray.exceptions.RayError as error:
                 lost.append((part, f"{part.shard.name} failed: {str(error).strip().splitlines()[-1]}"))
-        return lost
+            else:
+                if scores is None:
+                    self._heard -= heard
+                    lacking.append(part)
+                else:
+                    self._remember(heard)
+                    answer.take(part, scores)
+        return lost + self._ask(lacking, answer, deadline) if lacking else lost
+
+    def _request(self, part: _Part) -> ShardRequest:
+        """A request, with model and audio where the shard has not heard all of its clips from here before."""
+        knows_all = all((part.shard.name, clip.clip_id) in self._heard for clip in part.clips)
+        return ShardRequest(
+            self._model.version,
+            tuple(clip.clip_id for clip in part.clips),
+            part.captions,
+            part.clip_index,
+            None if knows_all else Supplies(self._model, ray.put(part.clips)),
+            self._shadow,
+        )
+
+    def _remember(self, heard: set[tuple[str, str]]) -> None:
+        if len(self._heard) > MAX_REMEMBERED:
+            self._heard.clear()
+        self._heard |= heard
 
     def _batch(self, answer: _Answer, reasons: Sequence[str]) -> RewardBatch:
         version = self._model.version + ("-hears-other-clips" if self._hears_other_clips else "")

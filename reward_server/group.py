@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ class RewardServer:
         self.discard()
         if candidate.version == self._live.version:
             raise RewardError(f"reward model {candidate.version} is live already")
-        staged = ServedModel.put(candidate)
+        staged = ServedModel.put(candidate, [self._live, *([self._previous] if self._previous else [])])
         try:
             self._load(staged, self.roster.shards, self._config.timeout_s)
             report = self._probe(staged, probe_set)
@@ -235,8 +236,7 @@ class RewardServer:
         return ShardedRewardClient(self.roster, model, patience, shadow=shadow, hears_other_clips=hears_other_clips)
 
     def _probe(self, staged: ServedModel, probe_set: RewardRequest) -> ProbeReport:
-        """Score clip by clip, so that traffic never waits for more than the captions of one clip."""
-        live, candidate = (_score_by_clip(self._client(model), probe_set) for model in (self._live, staged))
+        live, candidate = (_score_gently(self._client(model), probe_set) for model in (self._live, staged))
         return judge_candidate(
             (self.version, staged.version),
             np.concatenate([batch.scores for batch in live]),
@@ -283,10 +283,13 @@ class RewardServer:
         return answers
 
 
-def _score_by_clip(client: ShardedRewardClient, request: RewardRequest) -> list[RewardBatch]:
+def _score_gently(client: ShardedRewardClient, request: RewardRequest) -> list[RewardBatch]:
+    """Score clip by clip, with pauses: traffic waits for no more than one clip, and keeps its pace."""
     batches = []
     for number, clip in enumerate(request.clips):
         rows = np.flatnonzero(request.clip_index == number)
         captions = tuple(request.captions[row] for row in rows)
+        begun = time.monotonic()
         batches.append(client.score(RewardRequest((clip,), captions, np.zeros(len(rows), dtype=np.int64))))
+        time.sleep(time.monotonic() - begun)
     return batches

@@ -51,6 +51,11 @@ class LoadMeter:
             self._open[self._next_ticket] = time.monotonic()
             return self._next_ticket
 
+    def cancel(self, ticket: int) -> None:
+        """Note that a request was given back unanswered."""
+        with self._lock:
+            del self._open[ticket]
+
     def end(self, ticket: int, num_captions: int, num_failed: int) -> None:
         """Note that a request was answered."""
         with self._lock:

@@ -52,9 +52,9 @@ class MicroBatcher(Generic[Job, Result]):
         self._merge = merge
         self._waiting: list[tuple[Job, Future[Result]]] = []
         self._queued_size = 0
+        self._batch: list[tuple[Job, Future[Result]]] = []
         self._is_serving = False
         self._changed = threading.Condition()
-        self._server = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gather")
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="micro-batch")
         self._num_batches = 0
         self._total_size = 0
@@ -70,9 +70,10 @@ class MicroBatcher(Generic[Job, Result]):
             self._waiting.append((job, future))
             self._queued_size += size
             self._changed.notify_all()
-            if not self._is_serving:
-                self._is_serving = True
-                self._server.submit(self._serve)
+            starts = not self._is_serving
+            self._is_serving = True
+        if starts:
+            self._start()
         return future.result()
 
     def counts(self) -> BatchCounts:
@@ -93,22 +94,29 @@ class MicroBatcher(Generic[Job, Result]):
     def _is_full(self, size: int) -> bool:
         return bool(self._waiting) and self._queued_size + size > self._max_queued
 
-    def _serve(self) -> None:
-        """Run batches until nobody waits."""
-        while batch := self._gather():
-            jobs, futures = zip(*batch, strict=True)
-            # On a thread of its own, so that whatever is raised reaches every thread that waits for this batch.
-            done = self._executor.submit(self._run, jobs)
-            error = done.exception()
-            if error is not None:
-                for future in futures:
-                    future.set_exception(error)
-                continue
-            for future, result in zip(futures, done.result(), strict=True):
+    def _start(self) -> None:
+        self._executor.submit(self._run_next).add_done_callback(self._deliver)
+
+    def _run_next(self) -> Sequence[Result]:
+        self._batch = self._gather()
+        return self._run([job for job, _ in self._batch])
+
+    def _deliver(self, done: Future[Sequence[Result]]) -> None:
+        """Hand out results, or what was raised, and go on where more jobs have come."""
+        error = done.exception()
+        if error is not None:
+            for _, future in self._batch:
+                future.set_exception(error)
+        else:
+            for (_, future), result in zip(self._batch, done.result(), strict=True):
                 future.set_result(result)
+        with self._changed:
+            self._is_serving = bool(self._waiting)
+        if self._is_serving:
+            self._start()
 
     def _gather(self) -> list[tuple[Job, Future[Result]]]:
-        """Wait for jobs up to the bounds, take whole jobs up to the largest size; step down where there are none."""
+        """Wait for jobs up to the bounds, and take whole jobs up to the largest size."""
         with self._changed:
             deadline = time.monotonic() + self._max_wait_s
             while self._waiting and self._queued_size < self._max_size and (left := deadline - time.monotonic()) > 0:
@@ -120,8 +128,7 @@ class MicroBatcher(Generic[Job, Result]):
                 size += self._size_of(batch[-1][0])
             self._queued_size -= size
             self._total_size += size
-            self._num_batches += bool(batch)
-            self._is_serving = bool(batch)
+            self._num_batches += 1
             self._changed.notify_all()
             return batch
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import psutil
 import torch
 
+from reward_server.clap import Clap
 from reward_server.versioned_model import VersionedModel
 from rlcap.errors import RewardError
 
@@ -18,13 +19,16 @@ BYTES_PER_MB = 1_000_000
 
 
 class ModelShelf:
-    """Holds the models used last; others are loaded again when they are asked for. Threads may share it."""
+    """Holds the models used last; others are loaded again when they are asked for. Threads may share it.
+
+    Models over the same towers share them: their memory counts once.
+    """
 
     def __init__(self, device: torch.device, memory_mb: float = 0.0) -> None:
         self._device = device
         self._memory_mb = memory_mb
         self._held: OrderedDict[str, VersionedModel] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -48,6 +52,13 @@ class ModelShelf:
             while len(self._held) > MAX_HELD:
                 self._held.popitem(last=False)
             return self._held[version]
+
+    def towers(self, fingerprint: str) -> Clap | None:
+        """The towers with this fingerprint, where a model that is held stands on them."""
+        with self._lock:
+            return next(
+                (model.towers for model in self._held.values() if model.towers_fingerprint == fingerprint), None
+            )
 
     def make_room(self, num_bytes: int, keep: str) -> None:
         """Let go of all models but `keep` where one of this size would not fit beside them.
@@ -79,4 +90,5 @@ class ModelShelf:
         return int(psutil.virtual_memory().available)
 
     def _held_bytes(self) -> int:
-        return sum(model.num_bytes for model in self._held.values())
+        towers = {model.towers_fingerprint: model.towers_bytes for model in self._held.values()}
+        return sum(towers.values()) + sum(model.num_bytes - model.towers_bytes for model in self._held.values())

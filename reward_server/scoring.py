@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from safetensors.torch import save_file
+from torch import Tensor
 
 from reward_server.clap import Clap
 from reward_server.clap_loading import load_clap
@@ -49,7 +51,9 @@ class ClapReward:
         self._sigmoid_output = sigmoid_output
         self._device = torch.device("cpu")
         self._encoder_fingerprint = clap.encoder_fingerprint
-        settings = json.dumps([clap.fingerprint, self._settings()], sort_keys=True)
+        self._towers_fingerprint = clap.fingerprint
+        self._towers_bytes = _num_bytes(clap.state_dict())
+        settings = json.dumps([self._towers_fingerprint, self._settings()], sort_keys=True)
         self._version = content_hash(settings.encode(), head.state_dict())
 
     @property
@@ -72,10 +76,36 @@ class ClapReward:
         return ClapReward(self._clap, head, self._terms, sigmoid_output=self._sigmoid_output)
 
     @property
+    def towers(self) -> Clap:
+        """What embeds clips and captions."""
+        return self._clap
+
+    @property
+    def towers_fingerprint(self) -> str:
+        """Hash of the towers: models with the same one can share them."""
+        return self._towers_fingerprint
+
+    @property
+    def towers_bytes(self) -> int:
+        """Memory that the towers' weights take."""
+        return self._towers_bytes
+
+    @property
     def num_bytes(self) -> int:
-        """Memory that the weights take."""
-        weights = [*self._clap.state_dict().values(), *self._head.state_dict().values()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in weights)
+        """Memory that all weights take."""
+        return self._towers_bytes + _num_bytes(self._head.state_dict())
+
+    def without_towers(self) -> ClapReward:
+        """A copy to be sent where the towers are already: it scores again once `over` has given it some."""
+        top = copy.copy(self)
+        del top._clap
+        return top
+
+    def over(self, towers: Clap) -> ClapReward:
+        """A copy over these towers, which must be those that it was made with."""
+        whole = copy.copy(self)
+        whole._clap = towers
+        return whole
 
     def to(self, device: torch.device) -> Self:
         """Move the towers and the head to a device; returns itself."""
@@ -157,6 +187,10 @@ def _ensemble_settings(head: Head) -> dict[str, Any]:
     if not isinstance(head, EnsembleHead):
         return {}
     return {"num_members": len(head.members), "ensemble": head.ensemble.value, "std_weight": head.std_weight}
+
+
+def _num_bytes(weights: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

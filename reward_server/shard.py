@@ -91,15 +91,19 @@ class Shard:
         captions: Sequence[str],
         clip_index: Int64[np.ndarray, " batch"],
     ) -> ShardScores:
-        """Score `captions[i]` against clip `clip_index[i]`; `read_clips` is asked for clips that are not cached."""
-        ticket, num_failed = self._meter.begin(), len(captions)
+        """Score `captions[i]` against clip `clip_index[i]`; `read_clips` is asked for clips that are not cached.
+
+        What `read_clips` raises passes through, but for an `RlcapError`, which fails those clips' captions.
+        """
+        ticket = self._meter.begin()
         try:
             job = self._job(model, clip_ids, read_clips, captions, clip_index)
             scores = self._batcher.submit(job)
-            failed = np.isnan(scores)
-            num_failed = int(failed.sum())
-        finally:
-            self._meter.end(ticket, len(captions), num_failed)
+        except BaseException:
+            self._meter.cancel(ticket)
+            raise
+        failed = np.isnan(scores)
+        self._meter.end(ticket, len(captions), int(failed.sum()))
         return ShardScores(scores, failed, tuple(f"{self.name}: {reason}" for reason in job.reasons), model.version)
 
     def cache_counts(self) -> CacheCounts:

@@ -15,6 +15,7 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 
 from reward_server.cache import CacheCounts
+from reward_server.clap import Clap
 from reward_server.load_meter import ShardLoad
 from reward_server.micro_batching import BatchCounts
 from reward_server.model_shelf import ModelShelf
@@ -34,32 +35,61 @@ OPEN_REQUESTS = 32
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A reward model in Ray's object store."""
+    """A reward model in Ray's object store, its towers apart; inside this value Ray fetches neither by itself."""
 
     version: str
+    towers_fingerprint: str
+    towers_bytes: int
     num_bytes: int
+    """Of both parts."""
+    towers: ObjectRef[Clap]
     model: ObjectRef[VersionedModel]
-    """Inside this value Ray does not fetch it before it is needed."""
 
     @classmethod
-    def put(cls, model: VersionedModel) -> ServedModel:
-        """Put a model into the object store; it stays there as long as this value is held by its owner."""
-        return cls(model.version, model.num_bytes, ray.put(model))
+    def put(cls, model: VersionedModel, others: Sequence[ServedModel] = ()) -> ServedModel:
+        """Put a model into the object store, its towers only where none of the others has them there.
+
+        It stays there as long as this value is held by its owner.
+        """
+        fingerprint = model.towers_fingerprint
+        shared = [other.towers for other in others if other.towers_fingerprint == fingerprint]
+        return cls(
+            model.version,
+            fingerprint,
+            model.towers_bytes,
+            model.num_bytes,
+            shared[0] if shared else ray.put(model.towers),
+            ray.put(model.without_towers()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Supplies:
+    """What a shard may lack for a request; to send it costs more than the rest of the request."""
+
+    model: ServedModel
+    """A shard that was restarted, or missed a swap, loads it first."""
+    clips: ObjectRef[tuple[Clip, ...]]
+    """Fetched only where an embedding is not cached."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardRequest:
     """The part of a request that one shard scores."""
 
-    model: ServedModel
-    """What to score with: a shard that was restarted, or missed a swap, loads it first."""
-    shadow: ServedModel | None
-    """A candidate that scores the same, for comparison alone."""
+    version: str
+    """Of the model to score with."""
     clip_ids: tuple[str, ...]
-    clips: ObjectRef[tuple[Clip, ...]]
-    """Fetched only where an embedding is not cached."""
     captions: tuple[str, ...]
     clip_index: Int64[ndarray, " batch"]
+    supplies: Supplies | None
+    """None where the shard should have heard the clips before."""
+    shadow: ServedModel | None
+    """A candidate that scores the same, for comparison alone."""
+
+
+class SuppliesNeededError(Exception):
+    """A shard lacks the model or the audio for a request that came without; it is to be asked again with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,18 +119,23 @@ class ShardActor:
         self._shard = Shard(name, config)
         self._shadow = Shadow()
 
-    def score(self, request: ShardRequest) -> ShardScores:
-        """Score a part of a request."""
-        scores = self._score(request, request.model)
-        if request.shadow is not None and request.shadow.version != request.model.version:
-            shadow = request.shadow
+    def score(self, request: ShardRequest) -> ShardScores | None:
+        """Score a part of a request; None where the shard lacks the model or the audio, and was not given them."""
+        try:
+            scores = self._score(request, self._model_for(request))
+        except SuppliesNeededError:
+            return None
+        if request.shadow is not None:
+            shadow = self._load(request.shadow)
             self._shadow.compare(scores, shadow.version, lambda: self._score(request, shadow).scores)
         return scores
 
     @ray.method(concurrency_group="control")
     def stage(self, candidate: ServedModel, live_version: str) -> None:
         """Load a candidate beside the live model. Raises RewardError where there is no room for both."""
-        self._models.make_room(candidate.num_bytes, keep=live_version)
+        shared = self._models.towers(candidate.towers_fingerprint) is not None
+        num_bytes = candidate.num_bytes - candidate.towers_bytes * shared
+        self._models.make_room(num_bytes, keep=live_version)
         self._load(candidate)
 
     @ray.method(concurrency_group="control")
@@ -129,17 +164,33 @@ class ShardActor:
         )
 
     def _load(self, served: ServedModel) -> VersionedModel:
-        return self._models.get(served.version, lambda: ray.get(served.model))
+        return self._models.get(served.version, lambda: self._fetch(served))
 
-    def _score(self, request: ShardRequest, served: ServedModel) -> ShardScores:
+    def _model_for(self, request: ShardRequest) -> VersionedModel:
+        def load() -> VersionedModel:
+            if request.supplies is None:
+                raise SuppliesNeededError
+            return self._fetch(request.supplies.model)
+
+        return self._models.get(request.version, load)
+
+    def _fetch(self, served: ServedModel) -> VersionedModel:
+        """Get a model from the object store, its towers only where no other model stands on them here."""
+        towers = self._models.towers(served.towers_fingerprint)
+        model: VersionedModel = ray.get(served.model)
+        return model.over(ray.get(served.towers) if towers is None else towers)
+
+    def _score(self, request: ShardRequest, model: VersionedModel) -> ShardScores:
         def read_clips(numbers: Sequence[int]) -> list[Clip]:
+            if request.supplies is None:
+                raise SuppliesNeededError
             try:
-                clips = ray.get(request.clips)
+                clips = ray.get(request.supplies.clips)
             except ray.exceptions.RayError as error:
                 raise RewardError(str(error)) from error
             return [clips[number] for number in numbers]
 
-        return self._shard.score(self._load(served), request.clip_ids, read_clips, request.captions, request.clip_index)
+        return self._shard.score(model, request.clip_ids, read_clips, request.captions, request.clip_index)
 
 
 class ShardHandle:
@@ -162,7 +213,7 @@ class ShardHandle:
         )(ShardActor)
         return cls(name, actor.remote(name, config, max(1, int(cluster.shard_cpus))))
 
-    def score(self, request: ShardRequest) -> ObjectRef[ShardScores]:
+    def score(self, request: ShardRequest) -> ObjectRef[ShardScores | None]:
         """Score a part of a request."""
         return self.actor.score.remote(request)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from reward_server.group import RewardServer
-from reward_server.heads import Head
+from reward_server.heads import Head, build_head
 from reward_server.scoring import ClapReward
 from rlcap.algorithm.ray_session import ray_session
 from rlcap.bench.hardware import Hardware, describe_hardware
@@ -21,9 +21,11 @@ from rlcap.config.reward import RewardConfig
 from rlcap.errors import RewardError
 from rlcap.pipeline.progress import progress_bar
 from rlcap.protocols import RewardClient
+from rlcap.types import RewardRequest
 
 NUM_SHARDS, NUM_ACTORS = 2, 2
 CAPTIONS_PER_REQUEST = 64
+BROKEN_EVERY = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,17 @@ def bench_swap(reward: RewardConfig, cluster: ClusterConfig, *, num_swaps: int =
     """Swap heads over one encoder, a quarter of them broken, while two actors keep asking two shards."""
     model = bench_model(reward)
     workload = Workload(CAPTIONS_PER_REQUEST, num_clips=NUM_CLIPS)
+    # Made beforehand: it would take time from the callers that are measured.
+    candidates = [
+        model.with_head(_head(reward, model, seed=number + 1, spoil=number % BROKEN_EVERY == BROKEN_EVERY - 1))
+        for number in range(num_swaps)
+    ]
     with ray_session(cluster, NUM_SHARDS), served(model, reward, cluster, NUM_SHARDS) as server:
         current: list[RewardClient] = [server.client()]
         with load_from_threads(lambda: current[0], workload.requests(), NUM_ACTORS) as answered:
             time.sleep(3 * pause_s)
             begun, embedded = time.perf_counter(), _num_embedded(server)
-            windows, num_refused = _swap(server, current, model, reward, workload, num_swaps, pause_s)
+            windows, num_refused = _swap(server, current, candidates, workload.request(0), pause_s)
             time.sleep(pause_s)
             ended = time.perf_counter()
         embedded = _num_embedded(server) - embedded
@@ -71,18 +78,14 @@ def bench_swap(reward: RewardConfig, cluster: ClusterConfig, *, num_swaps: int =
 def _swap(
     server: RewardServer,
     current: list[RewardClient],
-    model: ClapReward,
-    reward: RewardConfig,
-    workload: Workload,
-    num_swaps: int,
+    candidates: Sequence[ClapReward],
+    probe_set: RewardRequest,
     pause_s: float,
 ) -> tuple[list[tuple[float, float]], int]:
     """Stage and commit one candidate after the other; return when each was under way, and how many were refused."""
-    probe_set = workload.request(0)
     windows, num_refused = [], 0
-    with progress_bar("swaps under load", num_swaps) as advance:
-        for number in range(num_swaps):
-            candidate = model.with_head(_spoiled(bench_model(reward, seed=number + 1).head, number % 4 == 3))
+    with progress_bar("swaps under load", len(candidates)) as advance:
+        for candidate in candidates:
             time.sleep(pause_s)
             begun = time.perf_counter()
             try:
@@ -96,7 +99,8 @@ def _swap(
     return windows, num_refused
 
 
-def _spoiled(head: Head, spoil: bool) -> Head:
+def _head(reward: RewardConfig, model: ClapReward, *, seed: int, spoil: bool) -> Head:
+    head = build_head(reward.head, model.towers.embedding_dim, seed=seed)
     if spoil:
         torch.nn.init.constant_(next(head.parameters()), torch.nan)
     return head

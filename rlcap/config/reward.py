@@ -265,13 +265,13 @@ class RewardConfig(Section):
     """Audio embeddings that one shard keeps; 0 keeps none."""
     timeout_s: float = 120.0
     """Longest wait for one request, restarts of shards included."""
-    shard_timeout_s: float = 30.0
-    """Longest wait for one shard: its part goes to another one then, and a shard that hangs is replaced."""
+    shard_timeout_s: float = 60.0
+    """Longest wait for one shard before its part goes to another one, and it is replaced; must exceed a full pass."""
     max_queued: int = 4096
     """Captions that may wait in front of one shard's model; while there are more, callers wait."""
     memory_mb: float = 0.0
     """Memory that the reward models of one shard may take; 0: what its machine or GPU has free."""
-    max_batch_size: int = 256
+    max_batch_size: int = 512
     """Captions in one pass of the text tower."""
     max_wait_ms: float = 2.0
     """How long a shard gathers requests before it scores; unused where `deterministic` is set."""

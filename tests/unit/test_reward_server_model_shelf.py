@@ -11,6 +11,9 @@ from rlcap.errors import RewardError
 class FakeModel:
     version: str
     num_bytes: int = 1_000_000
+    towers_fingerprint: str = ""
+    towers_bytes: int = 0
+    towers: str = "towers"
 
     def to(self, device):
         assert device == torch.device("cpu")
@@ -77,3 +80,13 @@ def test_without_a_limit_of_its_own_the_machine_decides():
     with pytest.raises(RewardError, match="MB are free"):
         shelf_of().make_room(10**18, keep="live")
     shelf_of().make_room(1, keep="live")
+
+
+def test_towers_that_models_share_are_found_and_counted_once():
+    shelf = shelf_of(memory_mb=2.0)
+    for version in ("a", "b"):
+        shelf.get(version, lambda version=version: FakeModel(version, 1_100_000, "clap", 1_000_000))
+    assert shelf.towers("clap") == "towers"
+    assert shelf.towers("another") is None
+    shelf.make_room(800_000, keep="b")
+    assert shelf.versions == ("a", "b")
