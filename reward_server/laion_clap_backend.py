@@ -65,9 +65,10 @@ class LaionClap(nn.Module):
             shape = LaionShape.of(weights)
         except (KeyError, ValueError, TypeError) as error:
             raise CheckpointError(f"{path} holds no HTSAT beside a RoBERTa, as laion_clap has them: {error}") from error
+        words = _read_tokenizer(tokenizer, shape.vocab_size)
         towers = LaionTowers(shape)
         put_weights(towers, weights, path)
-        return cls(towers, _read_tokenizer(tokenizer, shape.vocab_size)).eval()
+        return cls(towers, words).eval()
 
     @property
     def embedding_dim(self) -> int:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import RobertaConfig, RobertaModel
 
+from reward_server import laion_parts
 from rlcap.errors import CheckpointError, in_one_line
 
 AUDIO_MODELS = {96: "HTSAT-tiny", 128: "HTSAT-base", 256: "HTSAT-large"}
 """laion_clap's names of HTSAT by the width of its first stage."""
-PACKAGE, PARTS = "laion_clap", "laion_clap_parts"
 UNUSED = ("audio_transform.", "text_transform.", "logit_scale_")
 """Weights of the training loss, which no embedding goes through."""
 
@@ -66,8 +64,9 @@ class LaionTowers(nn.Module):
     def __init__(self, shape: LaionShape) -> None:
         super().__init__()
         self.shape = shape
-        htsat, folder = _import_htsat()
-        settings = json.loads((folder / "model_configs" / f"{shape.audio_model}.json").read_text(encoding="utf-8"))
+        htsat = _import_htsat()
+        settings_path = Path(laion_parts.__path__[0]) / "model_configs" / f"{shape.audio_model}.json"
+        settings = json.loads(settings_path.read_text(encoding="utf-8"))
         self.audio_settings: dict[str, Any] = settings["audio_cfg"]
         fusion_type = "aff_2d" if shape.is_fused else "None"
         # The initial weights are all replaced, and must not move the global generator.
@@ -114,7 +113,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([(_Ignored, name) for name in NUMPY_NUMBERS]):
             # Mapped, since more than half of a released file is the optimiser's.
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, UnpicklingError) as error:
         raise CheckpointError(f"{path} is no readable checkpoint of laion_clap: {in_one_line(error)}") from error
     if isinstance(content, dict):
         content = content.get("state_dict", content)
@@ -144,24 +143,11 @@ def _projection(width: int, dim: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, dim), nn.ReLU(), nn.Linear(dim, dim))
 
 
-def _import_htsat() -> tuple[ModuleType, Path]:
-    """The module of laion_clap's audio tower, and the folder it lies in.
-
-    The package itself is never run: on import it changes sys.path and asks a hub for three tokenizers.
-    """
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise CheckpointError(
-            "checkpoints of laion_clap need its package, which is not installed: pip install rlcap[laion]"
-        )
-    folder = Path(spec.submodule_search_locations[0]) / "clap_module"
-    if PARTS not in sys.modules:
-        parts = ModuleType(PARTS)
-        parts.__path__ = [str(folder)]
-        sys.modules[PARTS] = parts
+def _import_htsat() -> ModuleType:
     try:
-        return importlib.import_module(f"{PARTS}.htsat"), folder
+        return importlib.import_module(f"{laion_parts.__name__}.htsat")
     except ImportError as error:
         raise CheckpointError(
-            f"laion_clap cannot be imported ({in_one_line(error)}): pip install rlcap[laion]"
+            "checkpoints of laion_clap need its package, which cannot be imported "
+            f"({in_one_line(error)}): pip install rlcap[laion]"
         ) from error

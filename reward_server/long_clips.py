@@ -16,7 +16,7 @@ def centre(waveform: Float32[np.ndarray, " sample"], num_samples: int) -> Float3
 
 
 def shrunk_and_thirds(mel: Float[Tensor, "frame mel"], num_frames: int) -> Float[Tensor, "4 heard mel"]:
-    """The fusion input of a clip of more than `num_frames` (Wu et al., 2023, section 2.3).
+    """The fusion input of a clip of more than `num_frames` (Wu et al., 2023).
 
     The first channel is the whole, shrunk without smoothing as in the training of the released weights; the others are
     crops, each the middle one of those that the libraries could draw from the first, second and last third.
