@@ -7,10 +7,15 @@ from pathlib import Path
 
 from reward_server.clap import Clap
 from reward_server.hf_clap import HfClap
+from reward_server.laion_clap_backend import LaionClap
 from reward_server.small_clap import CONFIG_FILE, SmallClap
 from rlcap.errors import CheckpointError
 
-BACKENDS: dict[str, type[Clap]] = {SmallClap.backend: SmallClap, HfClap.backend: HfClap}
+BACKENDS: dict[str, type[Clap]] = {
+    SmallClap.backend: SmallClap,
+    HfClap.backend: HfClap,
+    LaionClap.backend: LaionClap,
+}
 
 
 def load_clap(directory: Path) -> Clap:

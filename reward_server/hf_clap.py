@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Float32
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from reward_server.small_clap import CONFIG_FILE, content_hash
+from reward_server.long_clips import centre, shrunk_and_thirds
+from reward_server.small_clap import CONFIG_FILE, content_hash, tokenizer_settings
 from rlcap.audio.resampling import resample
 from rlcap.errors import CheckpointError, in_one_line
 from rlcap.types import Clip
@@ -65,9 +65,7 @@ class HfClap(nn.Module):
     @property
     def fingerprint(self) -> str:
         """Hash of everything: sizes, features, words and weights."""
-        # Padding and truncation are state of the latest call.
-        words = json.loads(self.tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
-        settings = [self._extractor.to_dict(), self.model.config.to_dict(), words]
+        settings = [self._extractor.to_dict(), self.model.config.to_dict(), tokenizer_settings(self.tokenizer)]
         return content_hash(_as_bytes(settings), self.model.state_dict())
 
     @property
@@ -133,10 +131,9 @@ class HfClap(nn.Module):
     def _embed_clip(self, clip: Clip) -> Float[Tensor, "1 dim"]:
         extractor = self._extractor
         waveform = resample(clip.waveform, clip.sample_rate_hz, extractor.sampling_rate)
-        overflow = len(waveform) - extractor.nb_max_samples
-        if overflow > 0 and not self._is_fused:
-            waveform = waveform[overflow // 2 :][: extractor.nb_max_samples]
-        if overflow > 0 and self._is_fused:
+        if not self._is_fused:
+            waveform = centre(waveform, extractor.nb_max_samples)
+        if len(waveform) > extractor.nb_max_samples:
             mels, is_longer = _fusion_mels(extractor, waveform)
         else:
             truncation = "fusion" if self._is_fused else "rand_trunc"
@@ -159,10 +156,7 @@ def _fusion_mels(
     if len(mel) == num_frames:  # longer by less than a frame
         # Alone in its batch, such a clip is marked as long by the library.
         return mel.expand(4, -1, -1), True
-    thirds = np.array_split(np.arange(len(mel) - num_frames + 1), 3)
-    starts = [int(third[len(third) // 2]) if len(third) else 0 for third in thirds]
-    shrunk = functional.interpolate(mel[None, None], size=[num_frames, mel.shape[1]], mode="bilinear")[0, 0]
-    return torch.stack([shrunk, *(mel[start : start + num_frames] for start in starts)]), True
+    return shrunk_and_thirds(mel, num_frames), True
 
 
 def _as_bytes(settings: list[dict[str, Any]]) -> bytes:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -175,12 +176,23 @@ def content_hash(settings: bytes, weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
+def tokenizer_settings(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    """All that decides token ids; padding and truncation, which are state of the latest call, left out."""
+    settings: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    return settings | {"padding": None, "truncation": None}
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a safetensors file whose names and shapes must be exactly the model's. Raises CheckpointError."""
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the weights in {path} cannot be read: {error}") from error
+    put_weights(model, weights, path)
+
+
+def put_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    """Copy weights read from `path`; names and shapes must be exactly the model's. Raises CheckpointError."""
     expected = model.state_dict()
     faults = [f"{name} is missing" for name in expected.keys() - weights.keys()]
     faults += [f"{name} is unknown" for name in weights.keys() - expected.keys()]

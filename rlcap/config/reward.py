@@ -258,7 +258,10 @@ class RewardConfig(Section):
     preferences: str = ""
     """File of preference pairs to fit on, as `rlcap prefs import` writes it; empty: ask simulated annotators."""
     clap_checkpoint: str = ""
-    """Pretrained CLAP under the head, a directory in the layout of transformers' ClapModel; empty: the small CLAP."""
+    """Pretrained CLAP under the head: a directory in the layout of transformers' ClapModel, or a `.pt` file of
+    laion_clap; empty: the small CLAP."""
+    clap_tokenizer: str = ""
+    """Directory of the RoBERTa tokenizer that a `.pt` file in `clap_checkpoint` was trained with."""
     num_shards: int = 2
     """Actors that each own a part of the clips."""
     cache_mb: float = 256.0
@@ -308,6 +311,11 @@ class RewardConfig(Section):
             yield (
                 "head.finetune_towers must be none or text_lora where clap_checkpoint names a pretrained CLAP, "
                 f"got {self.head.finetune_towers.value}"
+            )
+        if self.clap_checkpoint.endswith(".pt") and not self.clap_tokenizer:
+            yield (
+                "clap_tokenizer must name a directory with the files of the tokenizer roberta-base, since the "
+                f"checkpoints of laion_clap hold none, got none beside clap_checkpoint={self.clap_checkpoint}"
             )
         if self.preferences and not self.preferences.endswith(".parquet"):
             yield (

@@ -19,6 +19,7 @@ from reward_server.clap import Clap
 from reward_server.clap_training import train_clap
 from reward_server.custom_terms import find_text_terms
 from reward_server.hf_clap import HfClap
+from reward_server.laion_clap_backend import LaionClap
 from reward_server.scoring import ClapReward
 from reward_server.small_clap import SmallClap
 from rlcap.captioners.captioner import Captioner
@@ -120,9 +121,12 @@ class Stages:
         return self._run("clap", {"clips": clips.key, "clap": config, "seed": self.config.seed}, build)
 
     @cached_property
-    def given_clap(self) -> HfClap:
+    def given_clap(self) -> Clap:
         """The pretrained CLAP in `reward.clap_checkpoint`; every reward model over it keeps a copy."""
-        return HfClap.load(self.config.reward.clap_checkpoint)
+        reward = self.config.reward
+        if reward.clap_checkpoint.endswith(".pt"):
+            return LaionClap.from_checkpoint(Path(reward.clap_checkpoint), reward.clap_tokenizer)
+        return HfClap.load(reward.clap_checkpoint)
 
     @cached_property
     def baseline(self) -> StageResult:
