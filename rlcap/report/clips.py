@@ -87,7 +87,7 @@ def sampled_clips(rows: Sequence[Mapping[str, Any]]) -> list[SampledClip]:
 
 def _merge_repeats(rows: list[Mapping[str, Any]]) -> list[SampledCaption]:
     merged = []
-    for (caption, version), run in groupby(rows, key=lambda row: (row["caption"], row["reward_version"])):
+    for (caption, version), run in groupby(rows, key=lambda row: (row["caption"], row.get("reward_version", ""))):
         same = list(run)
         first, last, reward = same[0]["update"], same[-1]["update"], same[-1].get("reward")
         updates = str(first) if first == last else f"{first}–{last}"
