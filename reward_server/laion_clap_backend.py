@@ -91,7 +91,8 @@ class LaionClap(nn.Module):
     @property
     def text_module(self) -> nn.Module:
         """RoBERTa, its pooler included."""
-        return self.towers.text_branch
+        module: nn.Module = self.towers.text_branch
+        return module
 
     @torch.inference_mode()
     def embed_clips(self, clips: Sequence[Clip]) -> Float32[np.ndarray, "clip dim"]:

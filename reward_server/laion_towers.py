@@ -79,9 +79,13 @@ class LaionTowers(nn.Module):
             self.audio_projection = _projection(settings["embed_dim"], shape.embedding_dim)
             self.text_projection = _projection(shape.text_width, shape.embedding_dim)
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.parameters()).device
+
     def embed_audio(self, heard: dict[str, Tensor]) -> Float[Tensor, "clip dim"]:
         """Embed one or more `waveform`s, or `mel_fusion`s of which some are `longer`; rows have length 1."""
-        device = self.audio_projection[0].weight.device
+        device = self._device
         hidden = self.audio_branch({name: part.to(device) for name, part in heard.items()}, device=device)["embedding"]
         return functional.normalize(self.audio_projection(hidden), dim=-1)
 
@@ -89,8 +93,9 @@ class LaionTowers(nn.Module):
         self, token_ids: Int64[Tensor, "caption token"], mask: Int64[Tensor, "caption token"]
     ) -> Float[Tensor, "caption dim"]:
         """Embed captions; rows have length 1."""
-        device = self.text_projection[0].weight.device
-        hidden = self.text_branch(input_ids=token_ids.to(device), attention_mask=mask.to(device)).pooler_output
+        hidden = self.text_branch(
+            input_ids=token_ids.to(self._device), attention_mask=mask.to(self._device)
+        ).pooler_output
         return functional.normalize(self.text_projection(hidden), dim=-1)
 
 

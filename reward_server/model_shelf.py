@@ -28,7 +28,8 @@ class ModelShelf:
         self._device = device
         self._memory_mb = memory_mb
         self._held: OrderedDict[str, VersionedModel] = OrderedDict()
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -37,21 +38,17 @@ class ModelShelf:
             return tuple(self._held)
 
     def get(self, version: str, load: Callable[[], VersionedModel]) -> VersionedModel:
-        """Return the model of this version; `load` is called where it is not held.
+        """Return the model of this version; `load` is called where it is not held, and holds up nobody else.
 
         Raises:
             RewardError: what was loaded is of another version.
         """
-        with self._lock:
-            if version not in self._held:
-                model = load().to(self._device)
-                if model.version != version:
-                    raise RewardError(f"reward model {version} was asked for, but {model.version} was loaded")
-                self._held[version] = model
-            self._held.move_to_end(version)
-            while len(self._held) > MAX_HELD:
-                self._held.popitem(last=False)
-            return self._held[version]
+        held = self._find(version)
+        if held is not None:
+            return held
+        with self._loading:
+            held = self._find(version)  # another thread may have loaded it meanwhile
+            return held if held is not None else self._keep(version, load().to(self._device))
 
     def towers(self, fingerprint: str) -> Clap | None:
         """The towers with this fingerprint, where a model that is held stands on them."""
@@ -82,6 +79,22 @@ class ModelShelf:
         with self._lock:
             self._held.pop(version, None)
 
+    def _find(self, version: str) -> VersionedModel | None:
+        with self._lock:
+            if version not in self._held:
+                return None
+            self._held.move_to_end(version)
+            return self._held[version]
+
+    def _keep(self, version: str, model: VersionedModel) -> VersionedModel:
+        if model.version != version:
+            raise RewardError(f"reward model {version} was asked for, but {model.version} was loaded")
+        with self._lock:
+            self._held[version] = model
+            while len(self._held) > MAX_HELD:
+                self._held.popitem(last=False)
+        return model
+
     def _free_bytes(self) -> int:
         if self._memory_mb:
             return int(self._memory_mb * BYTES_PER_MB) - self._held_bytes()
@@ -90,5 +103,6 @@ class ModelShelf:
         return int(psutil.virtual_memory().available)
 
     def _held_bytes(self) -> int:
-        towers = {model.towers_fingerprint: model.towers_bytes for model in self._held.values()}
-        return sum(towers.values()) + sum(model.num_bytes - model.towers_bytes for model in self._held.values())
+        held = [*self._held.values()]
+        towers = {model.towers_fingerprint: model.towers_bytes for model in held}
+        return sum(towers.values()) + sum(model.num_bytes - model.towers_bytes for model in held)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcap.errors import RunError
+from rlcap.whole_file import whole_file
 
 REQUEST, ANSWER, ALIVE = ".request.json", ".answer.json", "alive"
 POLL_S = 0.1
@@ -113,6 +114,5 @@ def _check_alive(folder: Path) -> None:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    fresh = path.with_name(f".{path.name}.partial")
-    fresh.write_text(json.dumps(content), encoding="utf-8")
-    fresh.replace(path)
+    with whole_file(path) as fresh:
+        fresh.write_text(json.dumps(content), encoding="utf-8")

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from rlcap.config.training import TrackingConfig
 from rlcap.errors import ConfigError, DataError
 from rlcap.run_directory import RunDirectory
+from rlcap.whole_file import whole_file
 
 _MIN_ROWS_PER_REWRITE = 100
 _REWRITE_SHARE = 0.1
@@ -94,9 +95,8 @@ class MetricsWriter:
         if not table.num_rows and not self._run.metrics.exists() and not self._run.metrics_journal.exists():
             return
         names = ["update", *sorted(name for name in table.column_names if name != "update")]
-        fresh = self._run.metrics.with_suffix(".partial")
-        pq.write_table(table.select(names), fresh)
-        fresh.replace(self._run.metrics)
+        with whole_file(self._run.metrics) as fresh:
+            pq.write_table(table.select(names), fresh)
         self._run.metrics_journal.unlink(missing_ok=True)
         self._num_rows = table.num_rows
         self._pending = []

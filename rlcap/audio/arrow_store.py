@@ -13,6 +13,7 @@ from jaxtyping import Float32, Int16
 
 from rlcap.errors import DataError
 from rlcap.types import Clip, Quarantined
+from rlcap.whole_file import whole_file
 
 SCHEMA = pa.schema(
     [("clip_id", pa.string()), ("pcm", pa.binary()), ("sample_rate_hz", pa.int32()), ("record", pa.string())]
@@ -29,20 +30,15 @@ def write_clip_store(path: Path, clips: Iterable[tuple[Clip, str]]) -> int:
     rounded to 16 bits.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     num_clips = 0
-    try:
-        with partial.open("wb") as file:
-            with pa.ipc.new_file(file, SCHEMA) as writer:
-                remaining = iter(clips)
-                while batch := list(islice(remaining, CLIPS_PER_BATCH)):
-                    writer.write_batch(_to_record_batch(batch))
-                    num_clips += len(batch)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as fresh, fresh.open("wb") as file:
+        with pa.ipc.new_file(file, SCHEMA) as writer:
+            remaining = iter(clips)
+            while batch := list(islice(remaining, CLIPS_PER_BATCH)):
+                writer.write_batch(_to_record_batch(batch))
+                num_clips += len(batch)
+        file.flush()
+        os.fsync(file.fileno())
     return num_clips
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rlcap.errors import DataError
 from rlcap.types import Quarantined
+from rlcap.whole_file import whole_file
 
 _COLUMNS = ["path", "reason"]
 
@@ -58,9 +58,7 @@ class QuarantineList:
     def save(self, path: Path) -> None:
         """Write all of them as CSV (`path`, `reason`), in one step."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with whole_file(path) as fresh, fresh.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
             writer.writerows(self._reasons.items())
-        partial.replace(path)

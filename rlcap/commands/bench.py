@@ -48,7 +48,7 @@ settings most often changed:
 
 _SWAP_DETAILS = """\
 Measure what callers feel of swaps: twenty heads over one encoder, five of them broken, are staged and committed one
-after the other, while two callers keep asking two shards.
+after the other, while two callers keep asking two shards. Other jobs on the machine spoil the figures.
 
 reads:
   reward.checkpoint, the model to start from; without it, one of the default's sizes with random weights
@@ -72,11 +72,20 @@ def register(commands: Commands) -> None:
         formatter_class=HelpFormatter,
     )
     actions = bench.add_subparsers(title="actions", metavar="<action>", required=True)
-    for name, run, summary, details, more in (
-        ("reward", _run_reward, "speed of the reward server", _REWARD_DETAILS, _REWARD_MORE),
-        ("swap", _run_swap, "what callers feel of swaps", _SWAP_DETAILS, _SWAP_MORE),
-    ):
-        action = add_command(actions, name, run, summary=summary, details=details, more=more)
+    reward = add_command(
+        actions,
+        "reward",
+        _run_reward,
+        summary="speed of the reward server",
+        details=_REWARD_DETAILS,
+        more=_REWARD_MORE,
+    )
+    reward.add_argument("--seconds", type=float, default=3.0, metavar="S", help="length of one measurement (3)")
+    swap = add_command(
+        actions, "swap", _run_swap, summary="what callers feel of swaps", details=_SWAP_DETAILS, more=_SWAP_MORE
+    )
+    swap.add_argument("--swaps", type=int, default=20, metavar="N", help="candidates, a quarter of them broken (20)")
+    for action in (reward, swap):
         action.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
         add_overrides(action)
 
@@ -88,7 +97,7 @@ def _run_reward(arguments: argparse.Namespace) -> int:
     # Slow to import: faults in the settings come first.
     from rlcap.bench.reward_bench import bench_reward
 
-    found = bench_reward(config.reward, config.cluster)
+    found = bench_reward(config.reward, config.cluster, round_s=arguments.seconds)
     say(_reward_text(found))
     _write(found.as_json(), arguments.json)
     return 0
@@ -100,7 +109,7 @@ def _run_swap(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.overrides)
     from rlcap.bench.swap_bench import bench_swap
 
-    found = bench_swap(config.reward, config.cluster)
+    found = bench_swap(config.reward, config.cluster, num_swaps=arguments.swaps)
     say(_swap_text(found))
     _write(found.as_json(), arguments.json)
     return 0

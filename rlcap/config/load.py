@@ -17,6 +17,7 @@ from yaml import YAMLError, safe_load
 from rlcap.config.run import RunConfig
 from rlcap.config.validation import build_section, raise_faults, suggestion
 from rlcap.errors import ConfigError
+from rlcap.whole_file import whole_file
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 """Beside the `rlcap` package, in a checkout and in the wheel."""
@@ -49,9 +50,8 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
 
 def save_config(config: RunConfig, path: Path) -> None:
     """Write every setting, defaults included, as YAML for `read_config`; the file is whole at any moment."""
-    fresh = path.with_suffix(".partial")
-    fresh.write_text(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True), encoding="utf-8")
-    fresh.replace(path)
+    with whole_file(path) as fresh:
+        fresh.write_text(OmegaConf.to_yaml(OmegaConf.structured(config), resolve=True), encoding="utf-8")
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rlcap.run_directory import RunDirectory
+from rlcap.whole_file import whole_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,9 @@ class RewardHistory:
         return sum(entry.from_update <= update for entry in self._entries) - 1
 
     def _save(self) -> None:
-        path = self._run.reward_history
-        fresh = path.with_suffix(".partial")
-        fresh.write_text(json.dumps([asdict(entry) for entry in self._entries], indent=2) + "\n", encoding="utf-8")
-        fresh.replace(path)
+        text = json.dumps([asdict(entry) for entry in self._entries], indent=2) + "\n"
+        with whole_file(self._run.reward_history) as fresh:
+            fresh.write_text(text, encoding="utf-8")
 
 
 def read_history(run: RunDirectory) -> list[RewardEntry]:

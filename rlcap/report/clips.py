@@ -37,6 +37,8 @@ class SampledCaption:
     updates: str
     caption: str
     reward: str
+    """The last one."""
+    reward_version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def count_verdicts(clips: Sequence[HeldoutClip]) -> list[tuple[str, str, int]]:
 
 
 def sampled_clips(rows: Sequence[Mapping[str, Any]]) -> list[SampledClip]:
-    """Group rows of `samples.parquet` by clip; rounds in a row with the same caption become one."""
+    """Group rows of `samples.parquet` by clip; rounds in a row with the same caption and reward model become one."""
     by_clip: dict[str, list[Mapping[str, Any]]] = {}
     for row in sorted(rows, key=lambda row: row["update"]):
         by_clip.setdefault(str(row["clip_id"]), []).append(row)
@@ -85,11 +87,11 @@ def sampled_clips(rows: Sequence[Mapping[str, Any]]) -> list[SampledClip]:
 
 def _merge_repeats(rows: list[Mapping[str, Any]]) -> list[SampledCaption]:
     merged = []
-    for caption, run in groupby(rows, key=lambda row: row["caption"]):
+    for (caption, version), run in groupby(rows, key=lambda row: (row["caption"], row.get("reward_version", ""))):
         same = list(run)
         first, last, reward = same[0]["update"], same[-1]["update"], same[-1].get("reward")
         updates = str(first) if first == last else f"{first}–{last}"
-        merged.append(SampledCaption(updates, caption, "" if reward is None else f"{reward:.2f}"))
+        merged.append(SampledCaption(updates, caption, "" if reward is None else f"{reward:.2f}", version))
     return merged
 
 

@@ -31,6 +31,8 @@ class RunContents:
     samples: list[dict[str, Any]]
     heldout: list[dict[str, Any]]
     quarantine: list[dict[str, str]]
+    reward_history: list[dict[str, Any]]
+    """Version, first update and folder of each reward model that scored."""
     unreadable: list[str] = field(default_factory=list)
     """A sentence for each file that is there but cannot be read."""
 
@@ -56,6 +58,7 @@ def read_contents(run: RunDirectory) -> RunContents:
         samples=read(run.samples, _read_rows, []),
         heldout=read(run.heldout, _read_rows, []),
         quarantine=read(run.quarantine, _read_quarantine, []),
+        reward_history=read(run.reward_history, _read_history, []),
         unreadable=unreadable,
     )
 
@@ -77,6 +80,11 @@ def _read_summary(path: Path) -> Mapping[str, Any]:
     if not isinstance(summary, dict):
         raise DataError(f"expected a JSON object, got {type(summary).__name__}")
     return summary
+
+
+def _read_history(path: Path) -> list[dict[str, Any]]:
+    history: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+    return history
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:

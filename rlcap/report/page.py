@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rlcap.report.figures import duration, number, percent, share
+from rlcap.whole_file import whole_file
 
 
 def render_page(template: str, **contents: object) -> str:
@@ -27,9 +28,8 @@ def render_page(template: str, **contents: object) -> str:
 
 def write_page(page: str, path: Path) -> None:
     """Write a page in one step: whoever reads it meanwhile finds the earlier one, or the whole new one."""
-    fresh = path.with_suffix(".partial")
-    fresh.write_text(page, encoding="utf-8")
-    fresh.replace(path)
+    with whole_file(path) as fresh:
+        fresh.write_text(page, encoding="utf-8")
 
 
 def _source(environment: Environment, name: str) -> str:

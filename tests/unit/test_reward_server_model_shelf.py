@@ -1,3 +1,4 @@
+import threading
 from dataclasses import dataclass
 
 import pytest
@@ -90,3 +91,22 @@ def test_towers_that_models_share_are_found_and_counted_once():
     assert shelf.towers("another") is None
     shelf.make_room(800_000, keep="b")
     assert shelf.versions == ("a", "b")
+
+
+def test_a_model_that_takes_long_to_load_holds_up_no_other():
+    shelf, store = shelf_of(), Store()
+    store.get(shelf, "live")
+    loading, loaded = threading.Event(), threading.Event()
+
+    def load():
+        loading.set()
+        assert loaded.wait(timeout=60)
+        return FakeModel("slow")
+
+    thread = threading.Thread(target=shelf.get, args=("slow", load))
+    thread.start()
+    assert loading.wait(timeout=60)
+    assert store.get(shelf, "live").version == "live"
+    loaded.set()
+    thread.join(timeout=60)
+    assert shelf.versions == ("live", "slow")

@@ -150,9 +150,28 @@ def test_bytes_that_are_no_known_audio_get_no_player():
 
 
 def test_repeated_samples_become_one_line():
-    rows = [{"update": update, "clip_id": "a", "caption": text} for update, text in ((20, "y"), (0, "x"), (10, "x"))]
+    told = ((20, "y", "v1"), (0, "x", "v1"), (10, "x", "v1"), (30, "y", "v2"))
+    rows = [
+        {"update": update, "clip_id": "a", "caption": text, "reward": 1.0, "reward_version": version}
+        for update, text, version in told
+    ]
     (clip,) = report_clips.sampled_clips(rows)
-    assert [(sample.updates, sample.caption) for sample in clip.captions] == [("0–10", "x"), ("20", "y")]
+    assert [(sample.updates, sample.caption, sample.reward_version) for sample in clip.captions] == [
+        ("0–10", "x", "v1"),
+        ("20", "y", "v1"),
+        ("30", "y", "v2"),
+    ]
+
+
+def test_the_report_names_every_reward_model_that_scored(make_run):
+    run = make_run()
+    assert "Who scored" not in build_report(run.path).read_text(encoding="utf-8")
+    history = [{"version": "v-first", "from_update": 1, "path": "reward"}]
+    history.append({"version": "v-second", "from_update": 31, "path": "reward_models/v-second"})
+    run.reward_history.write_text(json.dumps(history))
+    page = build_report(run.path).read_text(encoding="utf-8")
+    assert "Who scored" in page
+    assert "<td>31</td><td>v-second</td>" in page
 
 
 def test_an_interval_decides_what_may_be_said():
