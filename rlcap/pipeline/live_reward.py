@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -66,6 +65,7 @@ class LiveReward:
         self._mailbox = Mailbox(run.control)
         self._stopping = threading.Event()
         self._actions = ThreadPoolExecutor(max_workers=1, thread_name_prefix="live-reward")
+        self._watcher = ThreadPoolExecutor(max_workers=1, thread_name_prefix="watch-shards")
         self._thread = threading.Thread(target=self._serve, name="mailbox", daemon=True)
 
     def __enter__(self) -> LiveReward:
@@ -77,7 +77,8 @@ class LiveReward:
     ) -> None:
         self._stopping.set()
         self._thread.join()
-        self._actions.shutdown(cancel_futures=True)
+        for executor in (self._actions, self._watcher):
+            executor.shutdown(cancel_futures=True)
         self._mailbox.close()
 
     def note_update(self, update: int, batch: CollectedBatch) -> dict[str, float]:
@@ -91,14 +92,19 @@ class LiveReward:
         return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
     def _serve(self) -> None:
-        next_look = 0.0
+        looking = self._watcher.submit(self._watch)
         while not self._stopping.wait(POLL_S):
             self._mailbox.beat()
             for message in self._mailbox.take():
                 self._actions.submit(self._act, message).add_done_callback(partial(self._answer, message))
-            if time.monotonic() >= next_look:
-                self._shards = self._server.statistics()
-                next_look = time.monotonic() + WATCH_EVERY_S
+            if looking.done():
+                looking.result()
+                looking = self._watcher.submit(self._watch)
+
+    def _watch(self) -> None:
+        """Look at the shards' load, which takes long where one of them hangs."""
+        self._stopping.wait(WATCH_EVERY_S)
+        self._shards = self._server.statistics()
 
     def _act(self, message: Message) -> Mapping[str, Any]:
         actions: dict[str, Callable[..., Mapping[str, Any]]] = {
