@@ -28,8 +28,8 @@ def files(page: str) -> dict[str, str]:
 
 
 def script(page: str) -> str:
-    """The steps of a page as one script that stops at the first that fails, and says which."""
-    lines = ["set -eu -o pipefail", """trap 'echo "failed after $SECONDS s: $BASH_COMMAND" >&2' ERR"""]
+    """The steps of a page as one script that stops at the first that fails, and says what it does, and when."""
+    lines = ["set -eu -o pipefail", "PS4='+ after $SECONDS s: '", "set -x"]
     for step in STEP.finditer(FILE.sub("", page)):
         if step["shell"]:
             lines.append(step["shell"].replace("\n    ", "\n").removeprefix("    ").rstrip())
