@@ -1,6 +1,7 @@
 """Every command of docs/reward-models.md, as it stands there and in that order, in one shell."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -116,4 +117,11 @@ def test_every_command_runs_in_the_order_of_the_page(folder: Path) -> None:
     assert "is a shadow: " in said
     assert "scores again, from update" in said
     assert (folder / "compare.html").stat().st_size > 10_000
+    measured = json.loads((folder / "reward.json").read_text())
+    assert f"share of bare model     {measured['share_of_bare_model']:.1%}" in said
+    assert {row["hit_rate"] for row in measured["sweep"]} == {0.0, 0.5, 1.0}
+    assert all(row["scores_per_s"] > 0 and row["num_failed"] == 0 for row in measured["sweep"])
+    swapped = json.loads((folder / "swap.json").read_text())
+    assert swapped["num_swaps"] == 4 * swapped["num_refused"] > 0
+    assert (swapped["num_embedded_anew"], swapped["num_failed"]) == (0, 0)
     assert "the last checkpoint is runs/live/checkpoints/" in (folder / "live.log").read_text()
