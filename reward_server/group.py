@@ -169,15 +169,27 @@ class RewardServer:
         self._staged, self._shadowing = None, False
 
     def add_shard(self) -> str:
-        """Start one more owner; only the clips that it owns from now on move. Returns its name."""
+        """Start one more owner; only the clips that it owns from now on move. Returns its name.
+
+        Raises:
+            RewardError: the cluster has nothing free to start it on.
+            ActorLostError: it did not start in time.
+        """
+        self._require_resources()
         shard = self._start_shard()
         self._load(self._live, [shard], self._cluster.start_timeout_s)
         self.roster = self.roster.with_owner(shard)
         return shard.name
 
     def add_replica(self, owner: str) -> str:
-        """Start one more process for an owner's clips. Returns its name; raises RewardError for an unknown owner."""
+        """Start one more process for an owner's clips. Returns its name.
+
+        Raises:
+            RewardError: there is no such owner, or the cluster has nothing free to start it on.
+            ActorLostError: it did not start in time.
+        """
         self._require_owner(owner)
+        self._require_resources()
         shard = self._start_shard()
         self._load(self._live, [shard], self._cluster.start_timeout_s)
         self.roster = self.roster.with_replica(owner, shard)
@@ -260,6 +272,15 @@ class RewardServer:
     def _require_owner(self, name: str) -> None:
         if name not in self.roster.owners:
             raise RewardError(f"there is no shard {name!r}; there are {', '.join(self.roster.owners)}")
+
+    def _require_resources(self) -> None:
+        free = ray.available_resources()
+        for name, wanted in (("CPU", self._cluster.shard_cpus), ("GPU", self._cluster.shard_gpus)):
+            if wanted > free.get(name, 0.0):
+                raise RewardError(
+                    f"one more shard needs {wanted:g} {name} (cluster.shard_{name.lower()}s), and Ray has "
+                    f"{free.get(name, 0.0):g} free: add machines, or remove a shard first"
+                )
 
     def _forget(self, served: ServedModel) -> None:
         # Not waited for: a candidate that stays behind is never used, and makes room for the next one.

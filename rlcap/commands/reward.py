@@ -132,7 +132,8 @@ def _run_fit(arguments: argparse.Namespace) -> int:
     from rlcap.pipeline.stages import fit_reward
 
     fitted = fit_reward(config)
-    say(f"{fitted.reward}\n{fitted.figures}\n{fitted.page}\n")
+    version = json.loads((fitted.reward / "reward.json").read_text(encoding="utf-8"))["version"]
+    say(f"{fitted.reward}\n{fitted.figures}\n{fitted.page}\n\nversion {version}\n")
     say(_fit_table(json.loads(fitted.figures.read_text(encoding="utf-8"))))
     return 0
 

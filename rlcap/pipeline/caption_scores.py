@@ -19,6 +19,7 @@ from rlcap.audio.tables import filled_texts, read_columns, texts
 from rlcap.config.load import read_config
 from rlcap.errors import CheckpointError, ClipError, DataError
 from rlcap.pipeline.progress import progress_bar
+from rlcap.pipeline.reward_history import last_reward
 from rlcap.run_directory import RunDirectory
 from rlcap.types import Clip
 
@@ -59,7 +60,7 @@ class OpenedReward:
 
 
 def open_reward(path: Path) -> OpenedReward:
-    """Load a reward model, or that of a run with the limits of the run's clips.
+    """Load a reward model, or the one that scored a run last, with the limits of the run's clips.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
@@ -68,8 +69,10 @@ def open_reward(path: Path) -> OpenedReward:
     if (path / SETTINGS_FILE).is_file():
         return OpenedReward(ClapReward.load(path), DecodeLimits())
     run = RunDirectory(path)
-    if (run.reward / SETTINGS_FILE).is_file():
-        return OpenedReward(ClapReward.load(run.reward), DecodeLimits.of(read_config(run.config).data))
+    swapped_in = last_reward(run)
+    for folder in (swapped_in, run.reward):
+        if folder is not None and (folder / SETTINGS_FILE).is_file():
+            return OpenedReward(ClapReward.load(folder), DecodeLimits.of(read_config(run.config).data))
     raise CheckpointError(
         f"{path} is neither a reward model nor a run that has one: expected {SETTINGS_FILE} or "
         f"{run.reward.name}/{SETTINGS_FILE} in it"

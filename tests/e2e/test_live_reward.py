@@ -29,7 +29,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 NUM_SWAPS, EVERY_FOURTH_IS_BROKEN = 20, 4
 NUM_CLIPS, CLIPS_PER_UPDATE = 24, 4
 KILL_EVERY_S = 3
-NUM_UPDATES_UNDER_FIRE = int(os.environ.get("RLCAP_UPDATES_UNDER_FIRE", "100"))
+NUM_UPDATES_UNDER_FIRE = int(os.environ.get("RLCAP_UPDATES_UNDER_FIRE", "40"))
 """More of them make a longer trial."""
 QUICK = ("training.controls=false", "training.supervised=false", "tracking.tensorboard=false")
 BROKEN = {
@@ -231,7 +231,7 @@ def test_a_run_whose_shards_are_killed_again_and_again_ends_as_it_should_and_no_
             num_killed += 1
         time.sleep(KILL_EVERY_S)
     assert process.returncode == 0, process.communicate()[1]
-    assert num_killed >= 3
+    assert num_killed >= 2
     metrics = read_metrics(run)
     assert metrics["update"].to_pylist() == list(range(1, NUM_UPDATES_UNDER_FIRE + 1))
     scored = metrics["rollout/num_rollouts"].to_numpy() + metrics["rollout/failed"].to_numpy()

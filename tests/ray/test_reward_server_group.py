@@ -267,6 +267,14 @@ def test_shards_join_and_leave_and_only_the_clips_that_must_move_do():
     server.stop()
 
 
+def test_a_shard_that_the_cluster_has_no_room_for_is_refused_at_once():
+    server = RewardServer(LIVE, RewardConfig(num_shards=1), ClusterConfig(shard_cpus=2))
+    server.wait_until_ready()
+    with pytest.raises(RewardError, match=r"one more shard needs 2 CPU \(cluster.shard_cpus\), and Ray has 0 free"):
+        server.add_shard()
+    server.stop()
+
+
 def test_a_server_starts_from_a_directory_and_merged_requests_agree_with_the_model(tmp_path):
     model, asked = reward(), request()
     model.save(tmp_path)
