@@ -209,6 +209,8 @@ def test_a_fit_says_where_its_model_and_its_report_are_and_how_good_it_is(
     Path("fit.json").write_text(
         json.dumps({"heldout": heldout, "learning_curve": curve, "folds": folds}), encoding="utf-8"
     )
+    Path("runs/cache/reward-5").mkdir(parents=True)
+    Path("runs/cache/reward-5/reward.json").write_text('{"version": "0123456789abcdef"}', encoding="utf-8")
     pipeline.fit_reward = lambda config: SimpleNamespace(
         reward=Path(f"runs/cache/reward-{config.seed}"), figures=Path("fit.json"), page=Path("fit.html")
     )
@@ -216,6 +218,7 @@ def test_a_fit_says_where_its_model_and_its_report_are_and_how_good_it_is(
     told = capsys.readouterr().out.splitlines()
     assert told[:3] == ["runs/cache/reward-5", "fit.json", "fit.html"]
     rows = [line.split() for line in told[3:]]
+    assert ["version", "0123456789abcdef"] in rows
     assert ["held", "out", "50", "9", "70.0%", "62.0%", "to", "78.1%", "90.0%"] in rows
     assert ["MM", "2", "9", "–", "–", "–"] in rows
     assert ["all,", "in", "5", "folds", "50", "9", "70.0%", "62.0%", "to", "78.1%", "90.0%"] in rows
