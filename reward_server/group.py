@@ -28,6 +28,8 @@ from rlcap.types import RewardBatch, RewardRequest
 log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
+PAUSES = 2
+"""Time that a probe leaves to the traffic after each clip, in units of the time that it took itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,5 +314,5 @@ def _score_gently(client: ShardedRewardClient, request: RewardRequest) -> list[R
         captions = tuple(request.captions[row] for row in rows)
         begun = time.monotonic()
         batches.append(client.score(RewardRequest((clip,), captions, np.zeros(len(rows), dtype=np.int64))))
-        time.sleep(time.monotonic() - begun)
+        time.sleep(PAUSES * (time.monotonic() - begun))
     return batches
