@@ -68,6 +68,8 @@ class CaptionActor:
             temperature=self._sampling.temperature,
             max_new_tokens=self._sampling.max_new_tokens,
             generator=torch.Generator().manual_seed(batch.seed),
+            top_k=self._sampling.top_k,
+            top_p=self._sampling.top_p,
         )
         reference = self._reference.log_probs(
             self._reference.encode(frames, frame_mask),
@@ -85,6 +87,7 @@ class CaptionActor:
             log_probs=sampled.log_probs.numpy(),
             ref_log_probs=reference.log_probs.numpy(),
             values=sampled.values.numpy(),
+            support_sizes=None if sampled.support_sizes is None else sampled.support_sizes.numpy(),
             truncated=sampled.truncated.numpy(),
             captions=self.policy.decode(sampled.tokens, sampled.action_mask),
             temperature=self._sampling.temperature,

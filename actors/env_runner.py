@@ -73,10 +73,11 @@ class CaptionEnvRunner(EnvRunner):
         super().__init__(config=config, **kwargs)
         plan: ActorPlan = config.env_config["plan"]
         torch.set_num_threads(plan.num_threads)
+        policy = load_captioner(plan.baseline)
         self._actor = CaptionActor(
             plan.source,
-            policy=load_captioner(plan.baseline),
-            reference=load_captioner(plan.baseline),
+            policy=policy,
+            reference=policy.frozen_reference(),
             sampling=plan.sampling,
             samples_per_clip=plan.samples_per_clip,
         )

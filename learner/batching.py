@@ -27,6 +27,8 @@ class Captions:
     tokens: Int64[Tensor, "batch token"]
     action_mask: Bool[Tensor, "batch token"]
     temperature: float
+    support_sizes: Int64[Tensor, "batch token"] | None = None
+    """How many of the most probable tokens each was drawn from; None where it was from all."""
 
     def to(self, device: torch.device) -> Captions:
         """Return the same captions on another device."""
@@ -37,6 +39,7 @@ class Captions:
             tokens=self.tokens.to(device),
             action_mask=self.action_mask.to(device),
             temperature=self.temperature,
+            support_sizes=None if self.support_sizes is None else self.support_sizes.to(device),
         )
 
 
@@ -124,6 +127,7 @@ def merge(scored: Sequence[ScoredRollouts]) -> LearnerBatch:
         tokens=rows(lambda batch: batch.tokens),
         action_mask=rows(lambda batch: batch.action_mask),
         temperature=_only({batch.temperature for batch in rollouts}, "sampling temperature"),
+        support_sizes=_support_sizes(rollouts, kept),
     )
     return LearnerBatch(
         captions=captions,
@@ -179,6 +183,7 @@ def take_clips(captions: Captions, clips: Int64[Tensor, " clip"]) -> Captions:
         tokens=captions.tokens[rows, :length],
         action_mask=captions.action_mask[rows, :length],
         temperature=captions.temperature,
+        support_sizes=None if captions.support_sizes is None else captions.support_sizes[rows, :length],
     )
 
 
@@ -187,6 +192,15 @@ def take_minibatch(experience: Experience, clips: Int64[Tensor, " clip"]) -> Exp
     captions = take_clips(experience.captions, clips)
     rows = rows_of(experience.captions.clip_index, clips)
     return Experience(captions=captions, targets=experience.targets.rows(rows, captions.tokens.shape[1]))
+
+
+def _support_sizes(rollouts: Sequence[RolloutBatch], kept: Sequence[np.ndarray]) -> Tensor | None:
+    sizes = [
+        batch.support_sizes[keep] for batch, keep in zip(rollouts, kept, strict=True) if batch.support_sizes is not None
+    ]
+    if len(sizes) not in (0, len(rollouts)):
+        raise RlcapError("the rollouts of one update must all be drawn with top_k or top_p, or none of them")
+    return torch.from_numpy(_stack_padded(sizes)) if sizes else None
 
 
 def _longest(mask: Bool[Tensor, "batch token"]) -> int:

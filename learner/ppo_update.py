@@ -101,7 +101,12 @@ class PPOUpdate:
         """Score captions under the current weights; each clip is encoded once."""
         encoding = self.captioner.encode(captions.frames, captions.frame_mask)
         return self.captioner.log_probs(
-            encoding, captions.clip_index, captions.tokens, captions.action_mask, captions.temperature
+            encoding,
+            captions.clip_index,
+            captions.tokens,
+            captions.action_mask,
+            captions.temperature,
+            captions.support_sizes,
         )
 
     def objective(self, output: PolicyOutput, minibatch: Experience, *, num_tokens: float | None = None) -> Objective:

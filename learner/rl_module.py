@@ -43,7 +43,12 @@ class CaptionRLModule(TorchRLModule):
         self.captioner.eval()
         encoding = self.captioner.encode(captions.frames, captions.frame_mask)
         output = self.captioner.log_probs(
-            encoding, captions.clip_index, captions.tokens, captions.action_mask, captions.temperature
+            encoding,
+            captions.clip_index,
+            captions.tokens,
+            captions.action_mask,
+            captions.temperature,
+            captions.support_sizes,
         )
         return {"log_probs": output.log_probs, "values": output.values, "entropy": output.entropy}
 

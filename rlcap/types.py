@@ -32,9 +32,9 @@ class Quarantined:
 
 @dataclass(frozen=True, slots=True)
 class PolicyFeatures:
-    """What the policy hears of C clips, padded to the longest.
+    """What the policy hears of C clips, padded to the longest: spectrograms, or what a frozen encoder makes of them.
 
-    Log-mel frames for the prefix family: `[clip, frame, mel]`, with True in `frame_mask` where a frame is real.
+    True in `frame_mask` where a frame is real.
     """
 
     frames: Float32[np.ndarray, "clip frame mel"]
@@ -67,6 +67,8 @@ class RolloutBatch:
     policy_version: int
     batch_index: int
     """The cursor position that asked for these rollouts: unique in a run."""
+    support_sizes: Int64[np.ndarray, "batch token"] | None = None
+    """How many of the most probable tokens each was drawn from; None where it was from all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer, EncoderDecoderCache
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -21,7 +21,7 @@ class PreallocatedLayer(DynamicLayer):
         rows, heads, used, dim = keys.shape
         self.dtype, self.device = keys.dtype, keys.device
         self._key_room = keys.new_empty(rows, heads, used + room, dim)
-        self._value_room = values.new_empty(rows, heads, used + room, dim)
+        self._value_room = values.new_empty(rows, heads, used + room, values.shape[-1])
         self._key_room[:, :, :used] = keys
         self._value_room[:, :, :used] = values
         self._used = used
@@ -65,9 +65,7 @@ class PreallocatedCache(Cache):
             layer.select_rows(rows)
 
 
-def expand_differentiably(prefilled: Cache, clip_index: Int[Tensor, " batch"]) -> Cache:
-    """Repeat a prefill for every rollout of its clip, keeping the graph for gradients."""
-    for layer in prefilled.layers:
-        layer.keys = torch.index_select(layer.keys, 0, clip_index)
-        layer.values = torch.index_select(layer.values, 0, clip_index)
-    return prefilled
+def with_shared_memory(own: PreallocatedCache, prefilled: EncoderDecoderCache) -> EncoderDecoderCache:
+    """Put the rows of a group beside the cross-attention's keys and values, which stay one a clip."""
+    # The library takes the cross-attention for filled where its cache holds anything.
+    return EncoderDecoderCache(own, prefilled.cross_attention_cache)

@@ -16,12 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.cache_utils import DynamicCache
 
 from rlcap.audio.features import LogMel, LogMelConfig
 from rlcap.audio.tower import AudioTower, pool_segments
 from rlcap.captioners.captioner import Captioner, Encoding
-from rlcap.captioners.kv_cache import PreallocatedCache, expand_differentiably
+from rlcap.captioners.decoder import Context, DecoderRows, TransformersDecoder
 from rlcap.errors import CheckpointError, in_one_line
 from rlcap.types import Clip, PolicyFeatures
 
@@ -38,17 +37,6 @@ class PrefixCaptionerConfig:
     prefix_dropout: float = 0.1
     """On the prefix while a baseline is trained; inside the language model its own dropout acts."""
     features: LogMelConfig = field(default_factory=LogMelConfig)
-
-
-@dataclass(slots=True)
-class PrefixState:
-    """The language model's cache."""
-
-    cache: PreallocatedCache
-
-    def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
-        """Keep only these rows."""
-        self.cache.select_rows(rows)
 
 
 class PrefixCaptioner(Captioner):
@@ -71,8 +59,9 @@ class PrefixCaptioner(Captioner):
         self.clip_to_prefix = _normed_linear(2 * self.audio_tower.width, width)
         self.prefix_dropout = nn.Dropout(config.prefix_dropout)
         self.value_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
-        self.eos_token_id = tokenizer.eos_token_id
+        self.eos_token_ids = (tokenizer.eos_token_id,)
         self.pad_token_id = tokenizer.pad_token_id
+        self._decoder = TransformersDecoder(language_model.base_model, language_model.get_input_embeddings())
         self._log_mel = LogMel(config.features)
 
     def train(self, mode: bool = True) -> PrefixCaptioner:
@@ -104,65 +93,28 @@ class PrefixCaptioner(Captioner):
 
     def begin(
         self, encoding: Encoding, clip_index: Int[Tensor, " batch"], max_new_tokens: int
-    ) -> tuple[PrefixState, Float[Tensor, "batch dim"]]:
-        """Read the prefix once per clip, then give every rollout a row of the cache.
+    ) -> tuple[DecoderRows, Float[Tensor, "batch dim"]]:
+        """Read the prefix once per clip. Raises CheckpointError where captions are longer than the positions known."""
+        return self._decoder.begin(Context(encoding.states, encoding.mask), clip_index, max_new_tokens)
 
-        Raises:
-            CheckpointError: the language model has no positions for captions of that length.
-        """
-        positions = getattr(self.language_model.config, "max_position_embeddings", None)  # relative ones have no end
-        room = max_new_tokens if positions is None else positions - encoding.states.shape[1]
-        if max_new_tokens > room:
-            raise CheckpointError(
-                f"this captioner writes captions of at most {room} tokens, got max_new_tokens = {max_new_tokens}: "
-                "set sampling.max_new_tokens, or take another captioner"
-            )
-        prefilled, last_hidden = self._read_prefix(encoding)
-        cache = PreallocatedCache(prefilled, clip_index, room=max_new_tokens)
-        return PrefixState(cache), last_hidden.index_select(0, clip_index)
-
-    def step(self, state: PrefixState, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:  # type: ignore[override]
+    def step(self, state: DecoderRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
         """Append one token to every row."""
-        embedded = self.language_model.get_input_embeddings()(tokens).unsqueeze(1)
-        output = self.language_model.base_model(inputs_embeds=embedded, past_key_values=state.cache, use_cache=True)
-        hidden: Tensor = output.last_hidden_state[:, 0]
-        return hidden
+        return self._decoder.step(state, tokens)
 
     def hidden_states(
-        self, encoding: Encoding, clip_index: Int[Tensor, " batch"], tokens: Int[Tensor, "batch token"]
-    ) -> Float[Tensor, "batch token dim"]:
+        self,
+        encoding: Encoding,
+        clip_index: Int[Tensor, " batch"],
+        tokens: Int[Tensor, "batch token"],
+        action_mask: Bool[Tensor, "batch token"],
+    ) -> Float[Tensor, "valid dim"]:
         """Teacher-force; the prefix is read once per clip here too."""
-        prefilled, last_hidden = self._read_prefix(encoding)
-        first = last_hidden.index_select(0, clip_index).unsqueeze(1)
-        if tokens.shape[1] == 1:
-            return first
-        cache = expand_differentiably(prefilled, clip_index)
-        embedded = self.language_model.get_input_embeddings()(tokens[:, :-1])
-        rest = self.language_model.base_model(inputs_embeds=embedded, past_key_values=cache, use_cache=True)
-        return torch.cat([first, rest.last_hidden_state], dim=1)
+        return self._decoder.hidden_states(Context(encoding.states, encoding.mask), clip_index, tokens, action_mask)
 
     def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
         """Project to the vocabulary."""
         scores: Tensor = self.language_model.get_output_embeddings()(hidden)
         return scores
-
-    def value(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, ...]:
-        """Estimate the return; gradients stop here, so that the critic cannot bend the policy."""
-        values: Tensor = self.value_head(hidden.detach()).squeeze(-1)
-        return values
-
-    def decode(self, tokens: Int[Tensor, "batch token"], action_mask: Bool[Tensor, "batch token"]) -> tuple[str, ...]:
-        """Turn tokens into text."""
-        known = torch.where(action_mask, tokens, self.pad_token_id)
-        return tuple(self.tokenizer.batch_decode(known, skip_special_tokens=True))
-
-    def tokenize(self, captions: Sequence[str]) -> tuple[Int[Tensor, "batch token"], Bool[Tensor, "batch token"]]:
-        """Turn captions into tokens and mask, each closed by the end-of-sequence token."""
-        rows = [[*ids, self.eos_token_id] for ids in self.tokenizer(list(captions), add_special_tokens=False).input_ids]
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        flat = torch.tensor([token for row in rows for token in row])
-        return torch.full(mask.shape, self.pad_token_id).masked_scatter(mask, flat), mask
 
     def save(self, directory: Path) -> None:
         """Write config, encoder, language model, tokenizer and value head."""
@@ -206,11 +158,6 @@ class PrefixCaptioner(Captioner):
                 "clip_to_prefix": self.clip_to_prefix,
             }
         )
-
-    def _read_prefix(self, encoding: Encoding) -> tuple[DynamicCache, Float[Tensor, "clip dim"]]:
-        cache = DynamicCache(config=self.language_model.config)
-        output = self.language_model.base_model(inputs_embeds=encoding.states, past_key_values=cache, use_cache=True)
-        return cache, output.last_hidden_state[:, -1]
 
 
 def _load_language_model(directory: Path) -> PreTrainedModel:

@@ -48,10 +48,17 @@ class SamplingConfig(Section):
     """Of sampler, log-probs and reference alike."""
     max_new_tokens: int = 24
     """Captions that do not end by then are truncated."""
+    top_k: int = 0
+    """Draw from that many of the most probable tokens; 0 means from all."""
+    top_p: float = 1.0
+    """And of those, from the fewest that hold this share of the probability; 1 means from all."""
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range."""
         yield from must_be_positive(temperature=self.temperature, max_new_tokens=self.max_new_tokens)
+        yield from must_not_be_negative(top_k=self.top_k)
+        if not 0 < self.top_p <= 1:
+            yield f"top_p must lie in (0, 1], got {self.top_p}"
 
 
 @dataclass(kw_only=True)

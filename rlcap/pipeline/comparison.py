@@ -181,6 +181,8 @@ def _mean_kl(captioners: Mapping[str, Path], clips: SplitClips, sampling: Sampli
             temperature=sampling.temperature,
             max_new_tokens=sampling.max_new_tokens,
             generator=generator,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
         )
         theirs = baseline.log_probs(encodings[1], index, sampled.tokens, sampled.action_mask, sampling.temperature)
         total += float((sampled.log_probs - theirs.log_probs).sum())

@@ -99,5 +99,7 @@ def _sample(
         temperature=sampling.temperature,
         max_new_tokens=sampling.max_new_tokens,
         generator=torch.Generator().manual_seed(seed + int(chunk[0])),
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
     )
     return captioner.decode(sampled.tokens, sampled.action_mask)

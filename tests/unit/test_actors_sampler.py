@@ -3,6 +3,7 @@ import torch
 
 from actors import sampler
 from actors.sampler import sample_captions
+from rlcap.captioners.distribution import DrawnTokens
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
 MAX_NEW_TOKENS = 12
@@ -31,7 +32,7 @@ def slow_greedy(captioner, encoding, clip):
     """Read the whole caption again for each token, by the plain language model."""
     prefix = encoding.states[clip : clip + 1]
     tokens = []
-    while len(tokens) < MAX_NEW_TOKENS and captioner.eos_token_id not in tokens:
+    while len(tokens) < MAX_NEW_TOKENS and captioner.eos_token_ids[0] not in tokens:
         words = captioner.language_model.get_input_embeddings()(torch.tensor([tokens], dtype=torch.long))
         with torch.no_grad():
             logits = captioner.language_model(inputs_embeds=torch.cat([prefix, words], dim=1)).logits
@@ -66,9 +67,9 @@ def test_masks_end_with_the_end_of_the_caption(make_captioner, make_clips):
     captioner = make_captioner(seed=1)
     sampled = sample(captioner, encoded(captioner, make_clips(*DURATIONS_S)), seed=3)
     for row, tokens in enumerate(written(sampled)):
-        ended = captioner.eos_token_id in tokens
+        ended = captioner.eos_token_ids[0] in tokens
         assert ended is not bool(sampled.truncated[row])
-        assert tokens.index(captioner.eos_token_id) == len(tokens) - 1 if ended else len(tokens) == MAX_NEW_TOKENS
+        assert tokens.index(captioner.eos_token_ids[0]) == len(tokens) - 1 if ended else len(tokens) == MAX_NEW_TOKENS
     for value in (sampled.log_probs, sampled.values):
         assert not value[~sampled.action_mask].any()
     assert (sampled.tokens[~sampled.action_mask] == captioner.pad_token_id).all()
@@ -106,9 +107,10 @@ class ScriptedDraws:
     def keep(self, rows):
         self.growing = self.growing[rows]
 
-    def __call__(self, *_):
+    def __call__(self, logits, **_):
         self.t += 1
-        return torch.where(self.lengths[self.growing] == self.t, self.eos, 3 + (self.growing + self.t) % 5)
+        tokens = torch.where(self.lengths[self.growing] == self.t, self.eos, 3 + (self.growing + self.t) % 5)
+        return DrawnTokens(tokens, logits.log_softmax(-1).gather(-1, tokens[:, None]).squeeze(-1), None)
 
 
 @pytest.mark.parametrize("llama", [False, True])
@@ -119,7 +121,7 @@ def test_compaction_changes_no_result(make_captioner, make_clips, monkeypatch, c
     lengths = torch.tensor([1, 5, 3, 9, 2, 2, 7, 99, 4, 1, 11, 6, 3, 8, 12, 2])
     results = []
     for share in (0.0, compact_below):
-        draws = ScriptedDraws(lengths, captioner.eos_token_id)
+        draws = ScriptedDraws(lengths, captioner.eos_token_ids[0])
         begin = captioner.begin
 
         def begin_and_follow(*arguments, begin=begin, draws=draws):
@@ -130,7 +132,7 @@ def test_compaction_changes_no_result(make_captioner, make_clips, monkeypatch, c
 
         with monkeypatch.context() as patch:
             patch.setattr(captioner, "begin", begin_and_follow)
-            patch.setattr(sampler, "_draw", draws)
+            patch.setattr(sampler, "draw", draws)
             patch.setattr(sampler, "COMPACT_BELOW", share)
             results.append(sample(captioner, encoding))
     whole, compacted = results

@@ -144,7 +144,7 @@ def test_captions_come_back_from_their_tokens(make_captioner):
     tokens, mask = captioner.tokenize(CAPTIONS)
     assert captioner.decode(tokens, mask) == CAPTIONS
     assert mask.sum(dim=1).tolist() == [4, 2, 7, 1]
-    assert (tokens[mask.sum(dim=1, keepdim=True) - 1 == torch.arange(7)] == captioner.eos_token_id).all()
+    assert (tokens[mask.sum(dim=1, keepdim=True) - 1 == torch.arange(7)] == captioner.eos_token_ids[0]).all()
     assert (tokens[~mask] == captioner.pad_token_id).all()
 
 

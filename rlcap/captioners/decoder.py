@@ -1,0 +1,236 @@
+"""Writing and scoring captions with any decoder of transformers, alone or with cross-attention to a memory.
+
+Sampling keeps a key-value cache with a row a caption, prefilled once a clip. Scoring reads all captions of a clip side
+by side in one pass, without a cache.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from rlcap.captioners.kv_cache import PreallocatedCache, with_shared_memory
+from rlcap.captioners.packing import Layout, gather_scored, lay_out
+from rlcap.captioners.shared_memory import SHARED_MEMORY, Readers, shared_memory
+from rlcap.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the captions of C clips are written behind."""
+
+    prefix: Float[Tensor, "clip position dim"]
+    """Vectors in front of the caption, right-padded."""
+    prefix_mask: Bool[Tensor, "clip position"] | None = None
+    """False on padding; None where there is none."""
+    memory: Float[Tensor, "clip frame dim"] | None = None
+    """What cross-attention reads; None for decoders without."""
+    memory_mask: Bool[Tensor, "clip frame"] | None = None
+
+    @property
+    def prefix_lengths(self) -> Int[Tensor, " clip"]:
+        """Number of vectors that are not padding."""
+        num_clips, longest = self.prefix.shape[:2]
+        if self.prefix_mask is None:
+            return torch.full((num_clips,), longest, device=self.prefix.device)
+        return self.prefix_mask.sum(dim=1)
+
+
+@dataclass(slots=True)
+class DecoderRows:
+    """The growing captions of B rollouts: their cache, and what they see of their clips."""
+
+    cache: PreallocatedCache
+    seen: Cache
+    """The cache as the model takes it: with a memory's keys and values beside `cache`."""
+    next_positions: Int[Tensor, "batch 1"]
+    attention_mask: Bool[Tensor, "batch position"] | None
+    """Over prefix and caption; None where no prefix is padded."""
+    context: Context
+    clip_index: Int[Tensor, " batch"]
+    readers: Readers | None
+
+    def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
+        """Keep only these rows."""
+        self.cache.select_rows(rows)
+        self.next_positions = self.next_positions[rows]
+        self.clip_index = self.clip_index[rows]
+        if self.attention_mask is not None:
+            self.attention_mask = self.attention_mask[rows]
+        if self.readers is not None:
+            self.readers = Readers.of(self.clip_index)
+
+
+class TransformersDecoder:
+    """A decoder stack and its token embedding, borrowed from a captioner."""
+
+    def __init__(self, stack: PreTrainedModel, embed_tokens: nn.Module, *, checkpoint_layers: bool = False) -> None:
+        self._stack = stack
+        self._embed_tokens = embed_tokens
+        self._knows_positions = "position_ids" in inspect.signature(stack.forward).parameters
+        stack.config._attn_implementation = SHARED_MEMORY
+        if checkpoint_layers:
+            _checkpoint_layers(stack)
+
+    def begin(
+        self, context: Context, clip_index: Int[Tensor, " batch"], max_new_tokens: int
+    ) -> tuple[DecoderRows, Float[Tensor, "batch dim"]]:
+        """Read prefix and memory once per clip, then give every rollout a row.
+
+        Raises:
+            CheckpointError: the decoder has no positions for captions of that length.
+        """
+        self._check_room(context, max_new_tokens)
+        lengths = context.prefix_lengths
+        prefilled = self._empty_cache(context)
+        hidden = self._run(
+            context,
+            context.prefix,
+            attention_mask=context.prefix_mask,
+            position_ids=torch.arange(context.prefix.shape[1], device=lengths.device)[None],
+            past_key_values=prefilled,
+            use_cache=True,
+        )
+        last = hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+        own = prefilled.self_attention_cache if isinstance(prefilled, EncoderDecoderCache) else prefilled
+        cache = PreallocatedCache(own, clip_index, room=max_new_tokens)
+        mask = context.prefix_mask
+        if mask is not None:
+            mask = torch.cat([mask[clip_index], mask.new_ones(len(clip_index), max_new_tokens)], dim=1)
+        rows = DecoderRows(
+            cache=cache,
+            seen=with_shared_memory(cache, prefilled) if isinstance(prefilled, EncoderDecoderCache) else cache,
+            next_positions=lengths[clip_index][:, None],
+            attention_mask=mask,
+            context=context,
+            clip_index=clip_index,
+            readers=Readers.of(clip_index) if context.memory is not None else None,
+        )
+        return rows, last.index_select(0, clip_index)
+
+    def step(self, rows: DecoderRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+        """Append one token to every row."""
+        mask = rows.attention_mask
+        with shared_memory(rows.readers):
+            hidden = self._run(
+                _for_step(rows.context, rows.clip_index),
+                self._embed_tokens(tokens).unsqueeze(1),
+                attention_mask=None if mask is None else mask[:, : rows.cache.get_seq_length() + 1],
+                position_ids=rows.next_positions,
+                past_key_values=rows.seen,
+                use_cache=True,
+            )
+        rows.next_positions = rows.next_positions + 1
+        return hidden[:, 0]
+
+    def hidden_states(
+        self,
+        context: Context,
+        clip_index: Int[Tensor, " batch"],
+        tokens: Int[Tensor, "batch token"],
+        action_mask: Bool[Tensor, "batch token"],
+    ) -> Float[Tensor, "valid dim"]:
+        """Teacher-force; row n of the result predicts the n-th valid token."""
+        if not self._knows_positions:
+            return self._one_caption_a_row(context, clip_index, tokens, action_mask)
+        layouts = lay_out(context.prefix_lengths, clip_index, action_mask)
+        return gather_scored([(layout, self._read(layout, context, tokens)) for layout in layouts], action_mask)
+
+    def _read(
+        self, layout: Layout, context: Context, tokens: Int[Tensor, "batch token"]
+    ) -> Float[Tensor, "row position dim"]:
+        prefix = context.prefix[layout.clips, : layout.num_positions]
+        room = prefix.new_zeros(len(prefix), layout.num_positions - prefix.shape[1], prefix.shape[2])
+        written = self._embed_tokens(tokens[layout.read_tokens]).to(prefix.dtype)
+        embedded = torch.cat([prefix, room], dim=1).index_put((layout.token_rows, layout.token_columns), written)
+        return self._run(
+            _of_rows(context, layout.clips),
+            embedded,
+            attention_mask=layout.attention_mask,
+            position_ids=layout.position_ids,
+            use_cache=False,
+        )
+
+    def _one_caption_a_row(
+        self,
+        context: Context,
+        clip_index: Int[Tensor, " batch"],
+        tokens: Int[Tensor, "batch token"],
+        action_mask: Bool[Tensor, "batch token"],
+    ) -> Float[Tensor, "valid dim"]:
+        """Score with decoders that count positions themselves: captions cannot stand side by side there."""
+        mine = _of_rows(context, clip_index)
+        embedded = torch.cat([mine.prefix, self._embed_tokens(tokens[:, :-1])], dim=1)
+        hidden = self._run(mine, embedded, attention_mask=None, use_cache=False)
+        return hidden[:, mine.prefix.shape[1] - 1 :][action_mask]
+
+    def _run(
+        self,
+        context: Context,
+        embedded: Float[Tensor, "row token dim"],
+        **settings: Any,  # noqa: ANN401
+    ) -> Float[Tensor, "row token dim"]:
+        if not self._knows_positions:
+            settings.pop("position_ids", None)
+        if context.memory is not None:
+            settings["encoder_hidden_states"] = context.memory
+        if context.memory_mask is not None:
+            settings["encoder_attention_mask"] = context.memory_mask
+        hidden: Tensor = self._stack(inputs_embeds=embedded, **settings).last_hidden_state
+        return hidden
+
+    @staticmethod
+    def _empty_cache(context: Context) -> Cache:
+        return DynamicCache() if context.memory is None else EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+    def _check_room(self, context: Context, max_new_tokens: int) -> None:
+        config = self._stack.config
+        positions = getattr(config, "max_target_positions", None) or getattr(config, "max_position_embeddings", None)
+        if positions is None:  # relative ones have no end
+            return
+        room = positions - context.prefix.shape[1]
+        if max_new_tokens > room:
+            raise CheckpointError(
+                f"this captioner writes captions of at most {room} tokens, got max_new_tokens = {max_new_tokens}: "
+                "set sampling.max_new_tokens, or take another captioner"
+            )
+
+
+def _of_rows(context: Context, clips: Int[Tensor, " row"]) -> Context:
+    """Return what each row sees."""
+    return Context(
+        prefix=context.prefix[clips],
+        memory=None if context.memory is None else context.memory[clips],
+        memory_mask=None if context.memory_mask is None else context.memory_mask[clips],
+    )
+
+
+def _for_step(context: Context, clip_index: Int[Tensor, " batch"]) -> Context:
+    """Return what a step is told of the memory: its keys and values are cached, and only its size matters."""
+    if context.memory is None:
+        return context
+    return Context(
+        prefix=context.prefix,
+        memory=context.memory[:1].expand(len(clip_index), -1, -1),
+        memory_mask=None if context.memory_mask is None else context.memory_mask[clip_index],
+    )
+
+
+def _checkpoint_layers(stack: nn.Module) -> None:
+    """Keep no activations inside layers: the backward pass computes them again.
+
+    The library's own way of doing so acts in training mode only, and would bring dropout with it.
+    """
+    for layer in stack.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]

@@ -1,0 +1,109 @@
+"""The distribution that a token is drawn from: temperature, then the top k, then the top p.
+
+A truncated distribution keeps the n most probable tokens, and n is all that the learner needs to know to score a
+drawn token as the sampler did: which tokens the policy would keep by itself may differ by a rounding error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnTokens:
+    """One token a row."""
+
+    tokens: Int[Tensor, " row"]
+    log_probs: Float[Tensor, " row"]
+    """Of the distribution drawn from."""
+    support_sizes: Int[Tensor, " row"] | None
+    """How many of the most probable tokens could have been drawn; None where any could."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTokens:
+    """Given tokens under the distribution that they were drawn from."""
+
+    log_probs: Float[Tensor, " row"]
+    entropy: Float[Tensor, " row"]
+
+
+def draw(
+    logits: Float[Tensor, "row vocab"],
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    generator: torch.Generator | None,
+) -> DrawnTokens:
+    """Draw a token a row.
+
+    Args:
+        logits: before any temperature.
+        temperature: divides the logits.
+        top_k: keep that many of the most probable tokens; 0 keeps all.
+        top_p: of those, keep the fewest that hold this share of the probability; 1 keeps all.
+        generator: source of randomness; None picks the most probable token.
+    """
+    log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
+    if top_k == 0 and top_p == 1.0:
+        tokens = _pick(log_softmax, generator)
+        return DrawnTokens(tokens, _at(log_softmax, tokens), None)
+    ordered, order = log_softmax.sort(dim=-1, descending=True)
+    sizes = _support_sizes(ordered, top_k, top_p)
+    kept = _renormalise(ordered, sizes)
+    ranks = _pick(kept, generator)
+    return DrawnTokens(_at(order, ranks), _at(kept, ranks), sizes)
+
+
+def score(
+    logits: Float[Tensor, "row vocab"],
+    tokens: Int[Tensor, " row"],
+    temperature: float,
+    support_sizes: Int[Tensor, " row"] | None,
+) -> ScoredTokens:
+    """Score drawn tokens, with gradients; the drawn token counts as kept even where the policy now ranks it lower."""
+    log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
+    chosen = _at(log_softmax, tokens)
+    if support_sizes is None or not support_sizes.numel():
+        return ScoredTokens(chosen, -(log_softmax.exp() * log_softmax).sum(dim=-1))
+    ordered = log_softmax.topk(int(support_sizes.max()), dim=-1).values
+    kept = torch.arange(ordered.shape[1], device=ordered.device) < support_sizes[:, None]
+    mass = _masked_logsumexp(ordered, kept)
+    least = _at(ordered, support_sizes - 1)
+    mass = torch.where(chosen < least, torch.logaddexp(mass, chosen), mass)
+    inside = torch.where(kept, ordered - mass[:, None], 0.0)
+    return ScoredTokens(chosen - mass, -torch.where(kept, inside.exp() * inside, 0.0).sum(dim=-1))
+
+
+def _support_sizes(ordered: Float[Tensor, "row vocab"], top_k: int, top_p: float) -> Int[Tensor, " row"]:
+    """Count the tokens that stay; the most probable one always does."""
+    candidates = ordered[:, :top_k] if top_k else ordered
+    if top_p == 1.0:
+        return torch.full((len(ordered),), candidates.shape[1], device=ordered.device)
+    probabilities = candidates.softmax(dim=-1)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    return (before < top_p).sum(dim=-1).clamp(min=1)
+
+
+def _renormalise(ordered: Float[Tensor, "row vocab"], sizes: Int[Tensor, " row"]) -> Float[Tensor, "row vocab"]:
+    kept = torch.arange(ordered.shape[1], device=ordered.device) < sizes[:, None]
+    return torch.where(kept, ordered - _masked_logsumexp(ordered, kept)[:, None], -torch.inf)
+
+
+def _masked_logsumexp(values: Float[Tensor, "row vocab"], kept: Tensor) -> Float[Tensor, " row"]:
+    return values.masked_fill(~kept, -torch.inf).logsumexp(dim=-1)
+
+
+def _pick(log_probs: Float[Tensor, "row vocab"], generator: torch.Generator | None) -> Int[Tensor, " row"]:
+    if generator is None:
+        return log_probs.argmax(dim=-1)
+    return torch.multinomial(log_probs.exp(), 1, generator=generator).squeeze(-1)
+
+
+def _at(values: Tensor, index: Int[Tensor, " row"]) -> Tensor:
+    return values.gather(-1, index.unsqueeze(-1)).squeeze(-1)
