@@ -126,7 +126,8 @@ class Captioner(nn.Module, ABC):
 
     def value(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, ...]:
         """Estimate the return; gradients stop here, so that the critic cannot bend the policy."""
-        values: Tensor = self.value_head(hidden.detach()).squeeze(-1)
+        dtype = next(self.value_head.parameters()).dtype
+        values: Tensor = self.value_head(hidden.detach().to(dtype)).squeeze(-1)
         return values
 
     def decode(self, tokens: Int[Tensor, "batch token"], action_mask: Bool[Tensor, "batch token"]) -> tuple[str, ...]:

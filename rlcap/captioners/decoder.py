@@ -233,4 +233,4 @@ def _checkpoint_layers(stack: nn.Module) -> None:
     """
     for layer in stack.modules():
         if isinstance(layer, GradientCheckpointingLayer):
-            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)  # type: ignore[method-assign]
+            layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)

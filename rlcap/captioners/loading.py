@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from rlcap.captioners.captioner import Captioner
+from rlcap.captioners.families import family_of
 from rlcap.captioners.prefix import PrefixCaptioner, PrefixCaptionerConfig
+from rlcap.captioners.pretrained import PretrainedCaptioner
+from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.config.captioner import CaptionerConfig
 from rlcap.errors import CheckpointError, in_one_line
 
@@ -18,29 +21,37 @@ from rlcap.errors import CheckpointError, in_one_line
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
-FAMILIES = {PrefixCaptioner.family: PrefixCaptioner}
-
 
 def load_captioner(directory: str | Path) -> Captioner:
-    """Load a captioner that `save` wrote, in evaluation mode.
+    """Load a captioner that `save` wrote, or any checkpoint of a family known here, in evaluation mode.
 
     Raises:
         CheckpointError: the directory is missing, damaged, or of a family or architecture not known here.
     """
     directory = Path(directory)
-    config = directory / "config.json"
-    if not config.is_file():
-        raise CheckpointError(f"{directory} holds no captioner: config.json is missing there")
+    family = family_of(directory)
+    with _told_in_one_line(directory):
+        return family.load(directory).eval()
+
+
+def adopt_captioner(directory: str | Path, config: CaptionerConfig) -> Captioner:
+    """Load a captioner to begin a run with; where its family allows it, `config` says what is tuned of it.
+
+    Raises:
+        CheckpointError: as for `load_captioner`.
+    """
+    directory = Path(directory)
+    family = family_of(directory)
+    with _told_in_one_line(directory):
+        if issubclass(family, PretrainedCaptioner):
+            return family.adopt(directory, TunedParts.of(config)).eval()
+        return family.load(directory).eval()
+
+
+@contextmanager
+def _told_in_one_line(directory: Path) -> Iterator[None]:
     try:
-        family = json.loads(config.read_text()).get("family")
-    except (OSError, ValueError, AttributeError) as damage:
-        raise CheckpointError(f"{config} is not a captioner's config: {damage}") from damage
-    if family not in FAMILIES:
-        raise CheckpointError(
-            f"{directory} holds a captioner of family {family!r}; families known here: {', '.join(FAMILIES)}"
-        )
-    try:
-        return FAMILIES[family].load(directory).eval()
+        yield
     except (OSError, KeyError, TypeError, ValueError) as damage:
         raise CheckpointError(f"the captioner in {directory} cannot be loaded: {in_one_line(damage)}") from damage
 

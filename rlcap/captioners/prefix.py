@@ -21,6 +21,9 @@ from rlcap.audio.features import LogMel, LogMelConfig
 from rlcap.audio.tower import AudioTower, pool_segments
 from rlcap.captioners.captioner import Captioner, Encoding
 from rlcap.captioners.decoder import Context, DecoderRows, TransformersDecoder
+from rlcap.captioners.heads import vocabulary_head
+from rlcap.captioners.pretrained import load_model
+from rlcap.captioners.value_head import build_value_head, load_value_head, save_value_head
 from rlcap.errors import CheckpointError, in_one_line
 from rlcap.types import Clip, PolicyFeatures
 
@@ -58,7 +61,7 @@ class PrefixCaptioner(Captioner):
         self.segments_to_prefix = _normed_linear(self.audio_tower.width, width)
         self.clip_to_prefix = _normed_linear(2 * self.audio_tower.width, width)
         self.prefix_dropout = nn.Dropout(config.prefix_dropout)
-        self.value_head = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+        self.value_head = build_value_head(width)
         self.eos_token_ids = (tokenizer.eos_token_id,)
         self.pad_token_id = tokenizer.pad_token_id
         self._decoder = TransformersDecoder(language_model.base_model, language_model.get_input_embeddings())
@@ -113,7 +116,7 @@ class PrefixCaptioner(Captioner):
 
     def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
         """Project to the vocabulary."""
-        scores: Tensor = self.language_model.get_output_embeddings()(hidden)
+        scores: Tensor = vocabulary_head(self.language_model)(hidden)
         return scores
 
     def save(self, directory: Path) -> None:
@@ -124,7 +127,7 @@ class PrefixCaptioner(Captioner):
         self.language_model.save_pretrained(directory / "language_model")
         self.tokenizer.save_pretrained(directory / "language_model")
         save_file(_contiguous(self._encoder().state_dict()), directory / "audio_encoder.safetensors")
-        save_file(self.value_head.state_dict(), directory / "value_head.safetensors")
+        save_value_head(self.value_head, directory)
 
     @classmethod
     def load(cls, directory: Path) -> PrefixCaptioner:
@@ -138,16 +141,16 @@ class PrefixCaptioner(Captioner):
         features = LogMelConfig(**settings.pop("features"))
         channels = tuple(settings.pop("encoder_channels"))
         config = PrefixCaptionerConfig(**settings, encoder_channels=channels, features=features)
-        language_model = _load_language_model(directory / "language_model")
+        language_model = load_model(AutoModelForCausalLM, directory / "language_model")
         tokenizer = AutoTokenizer.from_pretrained(directory / "language_model", local_files_only=True)
         captioner = cls(config, language_model, tokenizer)
         try:
             captioner._encoder().load_state_dict(load_file(directory / "audio_encoder.safetensors"))
-            captioner.value_head.load_state_dict(load_file(directory / "value_head.safetensors"))
         except (RuntimeError, SafetensorError) as mismatch:
             raise CheckpointError(
                 f"{directory} holds damaged weights or another architecture: {in_one_line(mismatch)}"
             ) from mismatch
+        load_value_head(captioner.value_head, directory)
         return captioner
 
     def _encoder(self) -> nn.ModuleDict:
@@ -158,23 +161,6 @@ class PrefixCaptioner(Captioner):
                 "clip_to_prefix": self.clip_to_prefix,
             }
         )
-
-
-def _load_language_model(directory: Path) -> PreTrainedModel:
-    """Load a causal language model whole: transformers would draw what is missing at random, with a mere warning."""
-    try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            directory, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except SafetensorError as damage:
-        raise CheckpointError(f"{directory} holds damaged weights: {damage}") from damage
-    strangers = sorted(map(str, {*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]}))
-    if strangers:
-        raise CheckpointError(
-            f"{directory} holds weights of another architecture than its config.json: they differ in "
-            f"{', '.join(strangers[:3])}"
-        )
-    return model
 
 
 def _normed_linear(inputs: int, outputs: int) -> nn.Sequential:

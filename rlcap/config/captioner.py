@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 from rlcap.config.section import Section, must_be_a_share, must_be_positive, must_not_be_negative
+
+
+class DecoderTuning(Enum):
+    """What is tuned of the decoder of a checkpoint."""
+
+    full = "full"
+    """All of it."""
+    lora = "lora"
+    """Low-rank adapters on its linear layers; the reference is the same decoder with the adapters off."""
+    frozen = "frozen"
+    """Nothing: only what maps the audio to a prefix learns (family prefix)."""
 
 
 @dataclass(kw_only=True)
@@ -14,6 +26,18 @@ class CaptionerConfig(Section):
 
     checkpoint: str = ""
     """Captioner directory to start from; empty: train a small prefix captioner on the `captioned` split."""
+    prompt: str = ""
+    """What an audio LLM is asked, or what stands in front of every caption of an encoder-decoder."""
+    decoder: DecoderTuning = DecoderTuning.full
+    """What is tuned of the decoder of a checkpoint."""
+    lora_rank: int = 8
+    """Rank of the adapters."""
+    lora_alpha: float = 16.0
+    """Their change is scaled by `lora_alpha / lora_rank`."""
+    adapters_alone: bool = False
+    """Save the adapters beside a link to the baseline, instead of a whole captioner with the adapters merged."""
+    gradient_checkpointing: bool = False
+    """Compute the decoder's activations twice instead of keeping them: less memory, a third more time."""
     width: int = 128
     """Hidden size of the language model."""
     num_layers: int = 2
@@ -33,6 +57,8 @@ class CaptionerConfig(Section):
             width=self.width,
             num_layers=self.num_layers,
             num_heads=self.num_heads,
+            lora_rank=self.lora_rank,
+            lora_alpha=self.lora_alpha,
         )
         if self.prefix_length < 2:
             yield f"prefix_length must be 2 or more, got {self.prefix_length}"

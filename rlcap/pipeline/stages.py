@@ -23,7 +23,7 @@ from reward_server.laion_clap_backend import LaionClap
 from reward_server.scoring import ClapReward
 from reward_server.small_clap import SmallClap
 from rlcap.captioners.captioner import Captioner
-from rlcap.captioners.loading import build_prefix_captioner, load_captioner
+from rlcap.captioners.loading import adopt_captioner, build_prefix_captioner, load_captioner
 from rlcap.captioners.tokenizer import build_word_tokenizer
 from rlcap.config.captioner import SftConfig
 from rlcap.config.data import SourceKind, Split
@@ -137,8 +137,8 @@ class Stages:
             stamp = max((file.stat().st_mtime for file in source.rglob("*")), default=0.0)
             return self._run(
                 "baseline",
-                {"checkpoint": str(source.resolve()), "modified": stamp},
-                lambda path: load_captioner(source).save(path),
+                {"checkpoint": str(source.resolve()), "modified": stamp, "captioner": config.captioner},
+                lambda path: adopt_captioner(source, config.captioner).save(path),
             )
         clips = self.clips(Split.captioned)
         captions = [*chain.from_iterable(clips.known_captions())]

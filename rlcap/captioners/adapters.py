@@ -1,0 +1,110 @@
+"""Low-rank adapters on a part of a transformers model, by peft (Hu et al., 2022, LoRA)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.lora import LoraLayer
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from rlcap.errors import CheckpointError, in_one_line
+
+PEFT_PREFIX = "base_model.model."
+"""Stands before every name in the adapter files of peft."""
+
+
+def add_lora(model: PreTrainedModel, part: nn.Module, *, rank: int, alpha: float, seed: int = 0) -> None:
+    """Adapt every linear layer below `part`, a submodule of `model`; only the adapters are left to be trained.
+
+    The change is zero at first.
+
+    Raises:
+        CheckpointError: the part has no linear layer.
+    """
+    path = next(name for name, module in model.named_modules() if module is part)
+    layers = {
+        name.rsplit(".", 1)[-1] for name, module in part.named_modules() if isinstance(module, nn.Linear | Conv1D)
+    }
+    if not layers:
+        raise CheckpointError(f"{type(part).__name__} has no linear layer to adapt: set captioner.decoder=full")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=rf"{re.escape(path)}\.(?:.*\.)?(?:{'|'.join(sorted(layers))})",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in part.modules()),
+    )
+    _inject(config, model, seed)
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Tell whether a model has been adapted."""
+    return any(isinstance(module, LoraLayer) for module in model.modules())
+
+
+@torch.no_grad()
+def merged_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of the model without adapters that computes the same; the model stays as it is."""
+    state = {
+        name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items() if "lora_" not in name
+    }
+    for name, module in model.named_modules():
+        if isinstance(module, LoraLayer):
+            change = module.get_delta_weight("default")
+            state[f"{name}.weight"] = module.get_base_layer().weight + change
+    return state
+
+
+def save_adapters(model: PreTrainedModel, base: str, directory: Path) -> None:
+    """Write the adapters alone, as `PeftModel.from_pretrained(base, directory)` reads them."""
+    config = model.peft_config["default"]
+    config.base_model_name_or_path = base
+    config.save_pretrained(str(directory))
+    state = get_peft_model_state_dict(model, adapter_name="default")
+    named = {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(named, directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+
+
+def holds_adapters(directory: Path) -> bool:
+    """Tell whether a directory holds adapters in the layout of peft."""
+    found: bool = (directory / CONFIG_NAME).is_file()
+    return found
+
+
+def base_of_adapters(directory: Path) -> Path:
+    """Return the directory of the model that adapters belong to; relative ones begin at the adapters."""
+    base = LoraConfig.from_pretrained(str(directory)).base_model_name_or_path
+    return directory / (base or "")
+
+
+def load_adapters(model: PreTrainedModel, directory: Path) -> None:
+    """Add the adapters in a directory to the model that they belong to.
+
+    Raises:
+        CheckpointError: they are damaged, or of another model.
+    """
+    _inject(LoraConfig.from_pretrained(str(directory)), model, seed=0)
+    try:
+        state = load_file(directory / SAFETENSORS_WEIGHTS_NAME)
+        named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in state.items()}
+        found = set_peft_model_state_dict(model, named, adapter_name="default")
+    except (OSError, RuntimeError, ValueError) as damage:
+        raise CheckpointError(f"the adapters in {directory} cannot be loaded: {in_one_line(damage)}") from damage
+    if found.unexpected_keys:
+        raise CheckpointError(f"the adapters in {directory} belong to another model than {base_of_adapters(directory)}")
+
+
+def _inject(config: LoraConfig, model: PreTrainedModel, seed: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)
+    model.peft_config = {"default": config}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)

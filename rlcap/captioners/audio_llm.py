@@ -1,0 +1,147 @@
+"""Audio LLMs: a chat about a clip, whose audio stands among the prompt's tokens as vectors.
+
+Qwen2-Audio (Chu et al., 2024) and Audio Flamingo 3 (Goel et al., 2025). They hear the first 30 s of a clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import AutoModelForMultimodalLM, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers.masking_utils import create_bidirectional_mask
+
+from rlcap.audio.resampling import resample
+from rlcap.captioners.captioner import Encoding
+from rlcap.captioners.decoder import Context
+from rlcap.captioners.pretrained import PretrainedCaptioner, load_model
+from rlcap.captioners.tuned_parts import TunedParts
+from rlcap.errors import CheckpointError
+from rlcap.types import Clip, PolicyFeatures
+
+DEFAULT_PROMPT = "Describe the sounds of this recording in one sentence."
+
+
+class AudioLlmCaptioner(PretrainedCaptioner):
+    """The chat template with the clip's audio and the prompt stands in front of the caption."""
+
+    family = "audio_llm"
+    model_types: ClassVar[tuple[str, ...]] = ("qwen2_audio", "audioflamingo3")
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, parts: TunedParts) -> None:
+        super().__init__(model, processor, parts)
+        self._before_ids, self._after_ids = self._find_prompt_ids()
+        self.forbidden_tokens = (processor.audio_token_id,)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What hears the audio, the projection to the language model's width included."""
+        return nn.ModuleList([self.model.model.audio_tower, self.model.model.multi_modal_projector])
+
+    @property
+    def decoder_stack(self) -> PreTrainedModel:
+        """The language model's layers."""
+        stack: PreTrainedModel = self.model.model.language_model
+        return stack
+
+    @property
+    def token_embedding(self) -> nn.Module:
+        """Tokens to vectors."""
+        embedding: nn.Module = self.decoder_stack.get_input_embeddings()
+        return embedding
+
+    def features(self, clips: Sequence[Clip]) -> PolicyFeatures:
+        """Compute log-mel frames of the first 30 s, or what a frozen encoder hears in them."""
+        extract = self.processor.feature_extractor
+        waveforms = [resample(clip.waveform, clip.sample_rate_hz, extract.sampling_rate) for clip in clips]
+        found = extract(
+            waveforms,
+            sampling_rate=extract.sampling_rate,
+            padding="max_length",
+            return_attention_mask=True,
+            return_tensors="np",
+        )
+        frames = np.ascontiguousarray(found["input_features"].transpose(0, 2, 1), dtype=np.float32)
+        mask = found["attention_mask"].astype(bool)
+        if not self.parts.freeze_encoder:
+            return PolicyFeatures(frames, mask)
+        with torch.no_grad():
+            heard, heard_mask = self._hear(torch.from_numpy(frames), torch.from_numpy(mask))
+        return PolicyFeatures(heard.float().cpu().numpy(), heard_mask.cpu().numpy())
+
+    def encode(self, frames: Float[Tensor, "clip frame dim"], frame_mask: Bool[Tensor, "clip frame"]) -> Encoding:
+        """Put the audio's vectors between the tokens of the prompt, padding last."""
+        audio, mask = (frames, frame_mask) if self.parts.freeze_encoder else self._hear(frames, frame_mask)
+        before, after = (self._embed(ids, audio) for ids in (self._before_ids, self._after_ids))
+        vectors = torch.cat([before, audio.to(before.dtype), after], dim=1)
+        known = torch.cat([_all(before), mask, _all(after)], dim=1)
+        order = (~known).to(torch.uint8).argsort(dim=1, stable=True)
+        states = vectors.gather(1, order[:, :, None].expand_as(vectors))
+        longest = int(known.sum(dim=1).max())
+        mask = known.gather(1, order)[:, :longest]
+        return Encoding(states[:, :longest], None if bool(mask.all()) else mask)
+
+    def context(self, encoding: Encoding) -> Context:
+        """Write behind the chat."""
+        return Context(encoding.states, encoding.mask)
+
+    def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
+        """Project to the vocabulary."""
+        scores: Tensor = self.model.lm_head(hidden)
+        return scores
+
+    @classmethod
+    def read(cls, directory: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
+        """Read model and processor."""
+        processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+        return load_model(AutoModelForMultimodalLM, directory), processor
+
+    def _find_prompt_ids(self) -> tuple[list[int], list[int]]:
+        """Return the tokens of the chat before and after the audio."""
+        content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": self.parts.prompt or DEFAULT_PROMPT}]
+        chat = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        before, found, after = chat.partition(self.processor.audio_token)
+        if not found or self.processor.audio_token in after:
+            raise CheckpointError(
+                f"the chat template of this {self.model.config.model_type} has no single place for a clip: got {chat!r}"
+            )
+        first, last = (self.tokenizer(text, add_special_tokens=False).input_ids for text in (before, after))
+        return first, last
+
+    def _embed(self, ids: Sequence[int], like: Tensor) -> Float[Tensor, "clip token dim"]:
+        vectors = self.token_embedding(torch.tensor(ids, dtype=torch.int64, device=like.device))
+        expanded: Tensor = vectors.expand(len(like), -1, -1)
+        return expanded
+
+    def _hear(
+        self, frames: Float[Tensor, "clip frame mel"], mask: Bool[Tensor, "clip frame"]
+    ) -> tuple[Float[Tensor, "clip position dim"], Bool[Tensor, "clip position"]]:
+        """Run audio tower and projector, masking as the model's own forward pass does."""
+        tower, projector = self.model.model.audio_tower, self.model.model.multi_modal_projector
+        parameter = next(tower.parameters())
+        mel = frames.transpose(1, 2).to(parameter.device, parameter.dtype)
+        mask = mask.to(parameter.device)
+        lengths, num_vectors = tower._get_feat_extract_output_lengths(mask.sum(dim=1))
+        if self.model.config.model_type == "audioflamingo3":
+            heard = tower(mel, input_features_mask=mask.long()).last_hidden_state
+        else:
+            positions = torch.arange(tower.config.max_source_positions, device=mask.device)
+            inside = (positions < lengths[:, None]).long()
+            shape = mel.new_zeros(*inside.shape, 1)
+            seen = create_bidirectional_mask(config=tower.config, inputs_embeds=shape, attention_mask=inside)
+            heard = tower(mel, attention_mask=seen).last_hidden_state
+        vectors = projector(heard)
+        known = torch.arange(vectors.shape[1], device=mask.device) < num_vectors[:, None]
+        longest = int(num_vectors.max())
+        return vectors[:, :longest], known[:, :longest]
+
+
+def _all(vectors: Float[Tensor, "clip token dim"]) -> Bool[Tensor, "clip token"]:
+    return torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device)

@@ -1,0 +1,146 @@
+"""Encoder-decoder captioners: Whisper's family, and `SpeechEncoderDecoderModel`.
+
+Whisper: Radford et al. (2023); as a captioner: Kadlčík et al. (2023), whose captions begin with a prompt such as
+"clotho > caption: ".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import (
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+    SpeechEncoderDecoderModel,
+    WhisperForConditionalGeneration,
+)
+
+from rlcap.audio.resampling import resample
+from rlcap.captioners.captioner import Encoding
+from rlcap.captioners.decoder import Context
+from rlcap.captioners.heads import vocabulary_head
+from rlcap.captioners.pretrained import PretrainedCaptioner, load_model
+from rlcap.captioners.tuned_parts import TunedParts
+from rlcap.errors import CheckpointError
+from rlcap.types import Clip, PolicyFeatures
+
+
+class EncoderDecoderCaptioner(PretrainedCaptioner):
+    """The encoder hears a clip once; the decoder reads its states by cross-attention."""
+
+    family = "encoder_decoder"
+    model_types: ClassVar[tuple[str, ...]] = ("whisper", "speech-encoder-decoder")
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, parts: TunedParts) -> None:
+        super().__init__(model, processor, parts)
+        self._head = [vocabulary_head(model if self._is_whisper else model.decoder)]  # in a list: not a submodule
+        self._prompt_ids = self._find_prompt_ids()
+        self.forbidden_tokens = tuple(model.generation_config.suppress_tokens or ())
+        self.forbidden_first_tokens = tuple(model.generation_config.begin_suppress_tokens or ())
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What hears the audio."""
+        encoder: nn.Module = self.model.get_encoder()
+        return encoder
+
+    @property
+    def decoder_stack(self) -> PreTrainedModel:
+        """The decoder's layers."""
+        stack: PreTrainedModel = self.model.model.decoder if self._is_whisper else self.model.decoder.base_model
+        return getattr(stack, "decoder", stack)  # BART's stands in a wrapper of its own
+
+    @property
+    def token_embedding(self) -> nn.Module:
+        """Tokens to vectors."""
+        embedding: nn.Module = self.decoder_stack.get_input_embeddings()
+        return embedding
+
+    def features(self, clips: Sequence[Clip]) -> PolicyFeatures:
+        """Compute what the feature extractor makes of each clip, or what a frozen encoder hears in it."""
+        extract = self.processor.feature_extractor
+        rows = []
+        for clip in clips:
+            waveform = resample(clip.waveform, clip.sample_rate_hz, extract.sampling_rate)
+            found = extract(waveform, sampling_rate=extract.sampling_rate, return_tensors="np")
+            (name,) = {"input_features", "input_values"} & set(found)
+            row = np.asarray(found[name][0], dtype=np.float32)
+            rows.append(row.T if self._is_whisper else row.reshape(len(row), -1))  # [F, M]
+        frames, mask = _pad(rows)
+        if not self.parts.freeze_encoder:
+            return PolicyFeatures(frames, mask)
+        with torch.no_grad():
+            heard, heard_mask = self._hear(torch.from_numpy(frames), torch.from_numpy(mask))
+        return PolicyFeatures(heard.float().cpu().numpy(), heard_mask.cpu().numpy())
+
+    def encode(self, frames: Float[Tensor, "clip frame dim"], frame_mask: Bool[Tensor, "clip frame"]) -> Encoding:
+        """Return the encoder's states, projected to the decoder's width where the model does so."""
+        states, mask = (frames, frame_mask) if self.parts.freeze_encoder else self._hear(frames, frame_mask)
+        states = states.to(next(self.token_embedding.parameters()).dtype)
+        if hasattr(self.model, "enc_to_dec_proj"):
+            states = self.model.enc_to_dec_proj(states)
+        return Encoding(states, None if bool(mask.all()) else mask)
+
+    def context(self, encoding: Encoding) -> Context:
+        """Write behind the prompt, reading the encoder's states."""
+        prompt = torch.tensor(self._prompt_ids, device=encoding.states.device)
+        prefix = self.token_embedding(prompt).expand(len(encoding.states), -1, -1)
+        return Context(prefix, memory=encoding.states, memory_mask=encoding.mask)
+
+    def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
+        """Project to the vocabulary."""
+        scores: Tensor = self._head[0](hidden)
+        return scores
+
+    @classmethod
+    def read(cls, directory: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
+        """Read model and processor."""
+        processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+        if not isinstance(processor, ProcessorMixin):
+            raise CheckpointError(f"{directory} needs a feature extractor and a tokenizer, saved as one processor")
+        is_whisper = processor.feature_extractor.__class__.__name__ == "WhisperFeatureExtractor"
+        return load_model(
+            WhisperForConditionalGeneration if is_whisper else SpeechEncoderDecoderModel, directory
+        ), processor
+
+    @property
+    def _is_whisper(self) -> bool:
+        return isinstance(self.model, WhisperForConditionalGeneration)
+
+    def _find_prompt_ids(self) -> list[int]:
+        begins: list[int] = getattr(self.tokenizer, "prefix_tokens", None) or [
+            self.model.generation_config.decoder_start_token_id or self.model.config.decoder_start_token_id
+        ]
+        return [*begins, *self.tokenizer(self.parts.prompt, add_special_tokens=False).input_ids]
+
+    def _hear(
+        self, frames: Float[Tensor, "clip frame mel"], mask: Bool[Tensor, "clip frame"]
+    ) -> tuple[Float[Tensor, "clip position dim"], Bool[Tensor, "clip position"]]:
+        """Run the encoder over clips of equal length together: some encoders hear the padding of others."""
+        lengths = mask.sum(dim=1)
+        parameter = next(self.encoder.parameters())
+        states: list[Tensor] = [frames.new_empty(0)] * len(frames)
+        for length in lengths.unique().tolist():
+            clips = (lengths == length).nonzero().squeeze(1)
+            some = frames[clips, :length].to(parameter.device, parameter.dtype)
+            heard = self.encoder(some.transpose(1, 2) if self._is_whisper else some.squeeze(2)).last_hidden_state
+            for clip, state in zip(clips.tolist(), heard, strict=True):
+                states[clip] = state
+        padded = nn.utils.rnn.pad_sequence(states, batch_first=True)
+        sizes = torch.tensor([len(state) for state in states], device=padded.device)
+        return padded, torch.arange(padded.shape[1], device=padded.device) < sizes[:, None]
+
+
+def _pad(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.array([len(row) for row in rows])
+    frames = np.zeros((len(rows), lengths.max(), rows[0].shape[1]), dtype=np.float32)
+    for place, row in zip(frames, rows, strict=True):
+        place[: len(row)] = row
+    return frames, np.arange(lengths.max()) < lengths[:, None]
