@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,74 +55,92 @@ def sample_captions(
         top_k: draw from that many of the most probable tokens; 0 means all.
         top_p: and of those, from the fewest that hold this share of the probability.
     """
-    written = _Written(captioner, clip_index, max_new_tokens, truncates=top_k > 0 or top_p < 1.0)
+    rows = _OpenRows(captioner, len(clip_index), clip_index.device)
     state, hidden = captioner.begin(encoding, clip_index, max_new_tokens)
     for t in range(max_new_tokens):
-        logits = captioner.next_token_logits(hidden, torch.full_like(written.growing, t == 0, dtype=torch.bool))
+        logits = captioner.next_token_logits(hidden, rows.all_at(t == 0))
         drawn = draw(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-        written.append(t, drawn, captioner.value(hidden).float())
+        tokens = rows.append(drawn, hidden)
         if t + 1 == max_new_tokens:
             break
-        tokens = drawn.tokens
-        if (t + 1) % written.look_every == 0:
-            num_open = int(written.is_open.sum())
+        if (t + 1) % rows.look_every == 0:
+            num_open = int(rows.is_open.sum())
             if num_open == 0:
                 break
-            if num_open < COMPACT_BELOW * len(written.is_open):
-                kept = written.is_open.nonzero().squeeze(-1)
+            if num_open < COMPACT_BELOW * len(rows.is_open):
+                kept = rows.is_open.nonzero().squeeze(-1)
                 state.select_rows(kept)
-                written.select_rows(kept)
+                rows.select(kept)
                 tokens = tokens[kept]
         hidden = captioner.step(state, tokens)
-    return written.captions()
+    return rows.captions()
 
 
-class _Written:
-    """The captions so far, and which rows of the decoder still write to which of them."""
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What one step drew: a row each for the captions in `growing`."""
 
-    def __init__(
-        self, captioner: Captioner, clip_index: Int[Tensor, " batch"], max_new_tokens: int, *, truncates: bool
-    ) -> None:
-        shape, device = (len(clip_index), max_new_tokens), clip_index.device
+    growing: Int[Tensor, " row"]
+    was_open: Bool[Tensor, " row"]
+    drawn: DrawnTokens
+    hidden: Float[Tensor, "row dim"]
+
+
+class _OpenRows:
+    """Which rows of the decoder still write to which caption, and all that was drawn; put together at the end."""
+
+    def __init__(self, captioner: Captioner, num_captions: int, device: torch.device) -> None:
+        self._captioner = captioner
         self._eos = torch.tensor(captioner.eos_token_ids, device=device)
-        self._tokens = torch.full(shape, captioner.pad_token_id, device=device)
-        self._action_mask = torch.zeros(shape, dtype=torch.bool, device=device)
-        self._log_probs, self._values = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
-        self._sizes = torch.zeros(shape, dtype=torch.int64, device=device) if truncates else None
-        self._pad = captioner.pad_token_id
-        self.growing = torch.arange(shape[0], device=device)
-        """The caption that each row of the decoder writes to."""
-        self.is_open = torch.ones(shape[0], dtype=torch.bool, device=device)
+        self._num_captions = num_captions
+        self._steps: list[_Step] = []
+        self._growing = torch.arange(num_captions, device=device)
+        self.is_open = torch.ones(num_captions, dtype=torch.bool, device=device)
         """Which rows have not ended."""
         # To look at results makes the host wait for a GPU; rows that have ended are cheap to carry for a while.
         self.look_every = 1 if device.type == "cpu" else LOOK_EVERY_ON_GPU
 
-    def append(self, t: int, drawn: DrawnTokens, values: Float[Tensor, " row"]) -> None:
-        """Write token t of every open row; those that end close behind it."""
-        is_open, growing = self.is_open, self.growing
-        self._tokens[growing, t] = torch.where(is_open, drawn.tokens, self._pad)
-        self._action_mask[growing, t] = is_open
-        self._log_probs[growing, t] = torch.where(is_open, drawn.log_probs, 0.0)
-        self._values[growing, t] = torch.where(is_open, values, 0.0)
-        if self._sizes is not None and drawn.support_sizes is not None:
-            self._sizes[growing, t] = torch.where(is_open, drawn.support_sizes, 0)
-        ends = (drawn.tokens[:, None] == self._eos).any(dim=1)
-        self.is_open = is_open & ~ends
+    def all_at(self, value: bool) -> Bool[Tensor, " row"]:
+        """Return one value for every row."""
+        return torch.full_like(self.is_open, value)
 
-    def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
+    def append(self, drawn: DrawnTokens, hidden: Float[Tensor, "row dim"]) -> Int[Tensor, " row"]:
+        """Note a token for every row, close those that end with it, and return the tokens to go on with."""
+        self._steps.append(_Step(self._growing, self.is_open, drawn, hidden))
+        ends = (drawn.tokens[:, None] == self._eos).any(dim=1)
+        self.is_open = self.is_open & ~ends
+        return drawn.tokens
+
+    def select(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only these rows of the decoder."""
-        self.growing, self.is_open = self.growing[rows], self.is_open[rows]
+        self._growing, self.is_open = self._growing[rows], self.is_open[rows]
 
     def captions(self) -> SampledCaptions:
-        """Return all captions, cut to the longest."""
-        length = int(self._action_mask.any(dim=0).sum())
-        truncated = torch.zeros(len(self._tokens), dtype=torch.bool, device=self._tokens.device)
-        truncated[self.growing] = self.is_open
+        """Return all captions, cut to the longest, and the critic's values of all tokens at once."""
+        valid = torch.cat([step.was_open for step in self._steps])
+        captions = torch.cat([step.growing for step in self._steps])[valid]
+        sizes = torch.tensor([len(step.growing) for step in self._steps], device=valid.device)
+        times = torch.arange(len(self._steps), device=valid.device).repeat_interleave(sizes)[valid]
+        shape = (self._num_captions, len(self._steps))
+
+        def place(values: Sequence[Tensor], fill: float) -> Tensor:
+            drawn = torch.cat(list(values))[valid]
+            whole = torch.full(shape, fill, dtype=drawn.dtype, device=drawn.device)
+            return whole.index_put((captions, times), drawn)
+
+        action_mask = torch.zeros(shape, dtype=torch.bool, device=valid.device)
+        action_mask[captions, times] = True
+        truncated = torch.zeros(shape[0], dtype=torch.bool, device=valid.device)
+        truncated[self._growing] = self.is_open
+        values = [self._captioner.value(torch.cat([step.hidden for step in self._steps])).float()]
+        sizes_drawn = [step.drawn.support_sizes for step in self._steps]
         return SampledCaptions(
-            self._tokens[:, :length],
-            self._action_mask[:, :length],
-            self._log_probs[:, :length],
-            self._values[:, :length],
-            truncated,
-            None if self._sizes is None else self._sizes[:, :length],
+            tokens=place([step.drawn.tokens for step in self._steps], self._captioner.pad_token_id),
+            action_mask=action_mask,
+            log_probs=place([step.drawn.log_probs for step in self._steps], 0.0),
+            values=place(values, 0.0),
+            truncated=truncated,
+            support_sizes=place([size for size in sizes_drawn if size is not None], 0)
+            if sizes_drawn[0] is not None
+            else None,
         )

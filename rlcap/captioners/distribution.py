@@ -49,15 +49,15 @@ def draw(
         top_p: of those, keep the fewest that hold this share of the probability; 1 keeps all.
         generator: source of randomness; None picks the most probable token.
     """
-    log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
+    probabilities = torch.softmax(_cooled(logits, temperature), dim=-1)
     if top_k == 0 and top_p == 1.0:
-        tokens = _pick(log_softmax, generator)
-        return DrawnTokens(tokens, _at(log_softmax, tokens), None)
-    ordered, order = log_softmax.sort(dim=-1, descending=True)
+        tokens = _pick(probabilities, generator)
+        return DrawnTokens(tokens, _at(probabilities, tokens).log(), None)
+    ordered, order = probabilities.sort(dim=-1, descending=True)
     sizes = _support_sizes(ordered, top_k, top_p)
-    kept = _renormalise(ordered, sizes)
+    kept = _first(ordered, sizes)
     ranks = _pick(kept, generator)
-    return DrawnTokens(_at(order, ranks), _at(kept, ranks), sizes)
+    return DrawnTokens(_at(order, ranks), (_at(kept, ranks) / kept.sum(dim=-1)).log(), sizes)
 
 
 def score(
@@ -67,7 +67,7 @@ def score(
     support_sizes: Int[Tensor, " row"] | None,
 ) -> ScoredTokens:
     """Score drawn tokens, with gradients; the drawn token counts as kept even where the policy now ranks it lower."""
-    log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
+    log_softmax = torch.log_softmax(_cooled(logits, temperature), dim=-1)
     chosen = _at(log_softmax, tokens)
     if support_sizes is None or not support_sizes.numel():
         return ScoredTokens(chosen, -(log_softmax.exp() * log_softmax).sum(dim=-1))
@@ -80,29 +80,39 @@ def score(
     return ScoredTokens(chosen - mass, -torch.where(kept, inside.exp() * inside, 0.0).sum(dim=-1))
 
 
+def _cooled(logits: Float[Tensor, "row vocab"], temperature: float) -> Float[Tensor, "row vocab"]:
+    return logits.float() if temperature == 1.0 else logits.float() / temperature
+
+
 def _support_sizes(ordered: Float[Tensor, "row vocab"], top_k: int, top_p: float) -> Int[Tensor, " row"]:
-    """Count the tokens that stay; the most probable one always does."""
+    """Count the tokens that stay of probabilities in descending order; the first one always does."""
     candidates = ordered[:, :top_k] if top_k else ordered
     if top_p == 1.0:
         return torch.full((len(ordered),), candidates.shape[1], device=ordered.device)
-    probabilities = candidates.softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    return (before < top_p).sum(dim=-1).clamp(min=1)
+    before = candidates.cumsum(dim=-1) - candidates
+    return (before < top_p * candidates.sum(dim=-1, keepdim=True)).sum(dim=-1).clamp(min=1)
 
 
-def _renormalise(ordered: Float[Tensor, "row vocab"], sizes: Int[Tensor, " row"]) -> Float[Tensor, "row vocab"]:
+def _first(ordered: Float[Tensor, "row vocab"], sizes: Int[Tensor, " row"]) -> Float[Tensor, "row vocab"]:
     kept = torch.arange(ordered.shape[1], device=ordered.device) < sizes[:, None]
-    return torch.where(kept, ordered - _masked_logsumexp(ordered, kept)[:, None], -torch.inf)
+    return torch.where(kept, ordered, 0.0)
 
 
 def _masked_logsumexp(values: Float[Tensor, "row vocab"], kept: Tensor) -> Float[Tensor, " row"]:
     return values.masked_fill(~kept, -torch.inf).logsumexp(dim=-1)
 
 
-def _pick(log_probs: Float[Tensor, "row vocab"], generator: torch.Generator | None) -> Int[Tensor, " row"]:
+def _pick(probabilities: Float[Tensor, "row vocab"], generator: torch.Generator | None) -> Int[Tensor, " row"]:
+    """Pick a token by its share of the row's sum."""
     if generator is None:
-        return log_probs.argmax(dim=-1)
-    return torch.multinomial(log_probs.exp(), 1, generator=generator).squeeze(-1)
+        return probabilities.argmax(dim=-1)
+    # One uniform number a row, where `torch.multinomial` draws one for every token of the vocabulary.
+    cumulative = probabilities.cumsum(dim=-1)
+    total = cumulative[:, -1:]
+    level = torch.rand(total.shape, generator=generator, device=total.device) * total
+    # Strictly below the total: rounding must not pick a token behind the last possible one.
+    level = torch.minimum(level, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, level, right=True).squeeze(-1)
 
 
 def _at(values: Tensor, index: Int[Tensor, " row"]) -> Tensor:

@@ -67,8 +67,8 @@ def shared_memory_attention(
 ) -> tuple[Tensor, None]:
     """Attend as `sdpa` does; where there are fewer rows of keys than of queries, those of a clip share one."""
     if query.shape[0] == key.shape[0]:
-        attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
-        return attended, None
+        attend = _by_products if _is_small_step(module, query) else sdpa_attention_forward
+        return attend(module, query, key, value, attention_mask, **settings)
     readers = _readers.get()
     if readers is None:
         raise RlcapError(f"{len(query)} captions met keys of {len(key)} clips, and nothing says who reads which")
@@ -84,6 +84,34 @@ def shared_memory_attention(
         module, grouped, key, value, attention_mask, **{**settings, "is_causal": False}
     )
     return attended[readers.clip_index, readers.slot].unsqueeze(1), None  # [B, 1, H, D]
+
+
+def _is_small_step(module: nn.Module, query: Tensor) -> bool:
+    """Tell a decoding step on a CPU, where two batched products take a third of the time of the fused kernel."""
+    one_token = query.shape[2] == 1 and query.device.type == "cpu" and not query.requires_grad
+    return one_token and getattr(module, "num_key_value_groups", 1) == 1
+
+
+def _by_products(
+    module: nn.Module,  # noqa: ARG001 - the library's signature
+    query: Float[Tensor, "batch head 1 dim"],
+    key: Float[Tensor, "batch head position dim"],
+    value: Float[Tensor, "batch head position dim"],
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query * scale, key.transpose(2, 3))
+    if attention_mask is not None:
+        scores = (
+            scores.masked_fill(~attention_mask, -torch.inf)
+            if attention_mask.dtype == torch.bool
+            else scores + attention_mask
+        )
+    attended = torch.matmul(scores.softmax(dim=-1), value)
+    return attended.transpose(1, 2), None
 
 
 AttentionInterface.register(SHARED_MEMORY, shared_memory_attention)

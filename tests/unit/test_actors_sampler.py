@@ -17,7 +17,9 @@ def encoded(captioner, clips):
         return captioner.encode(torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask))
 
 
-def sample(captioner, encoding, clip_index=GROUPS, *, temperature=1.0, seed=None, max_new_tokens=MAX_NEW_TOKENS):
+def sample(
+    captioner, encoding, clip_index=GROUPS, *, temperature=1.0, seed=None, max_new_tokens=MAX_NEW_TOKENS, **truncation
+):
     return sample_captions(
         captioner,
         encoding,
@@ -25,6 +27,7 @@ def sample(captioner, encoding, clip_index=GROUPS, *, temperature=1.0, seed=None
         temperature=temperature,
         max_new_tokens=max_new_tokens,
         generator=None if seed is None else torch.Generator().manual_seed(seed),
+        **truncation,
     )
 
 
@@ -47,18 +50,22 @@ def written(sampled):
 @pytest.mark.parametrize("llama", [False, True])
 @pytest.mark.parametrize("freeze_encoder", [True, False])
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])
+@pytest.mark.parametrize("truncation", [{}, {"top_k": 4}, {"top_p": 0.8}, {"top_k": 6, "top_p": 0.9}])
 def test_sampled_log_probs_and_values_are_the_teacher_forced_ones(
-    make_captioner, make_clips, freeze_encoder, temperature, llama
+    make_captioner, make_clips, freeze_encoder, temperature, truncation, llama
 ):
     captioner = make_captioner(seed=1, freeze_encoder=freeze_encoder, llama=llama)
     encoding = encoded(captioner, make_clips(*DURATIONS_S))
-    sampled = sample(captioner, encoding, temperature=temperature, seed=3)
+    sampled = sample(captioner, encoding, temperature=temperature, seed=5, **truncation)
     lengths = sampled.action_mask.sum(dim=1)
-    assert lengths.min() <= 3, "an early end"
-    assert ((lengths > 5) & ~sampled.truncated).any(), "a late end"
-    assert sampled.truncated.any(), "no end"
+    if not truncation:
+        assert lengths.min() <= 3, "an early end"
+        assert ((lengths > 5) & ~sampled.truncated).any(), "a late end"
+        assert sampled.truncated.any(), "no end"
     with torch.no_grad():
-        forced = captioner.log_probs(encoding, GROUPS, sampled.tokens, sampled.action_mask, temperature)
+        forced = captioner.log_probs(
+            encoding, GROUPS, sampled.tokens, sampled.action_mask, temperature, sampled.support_sizes
+        )
     torch.testing.assert_close(sampled.log_probs, forced.log_probs, **CLOSE)
     torch.testing.assert_close(sampled.values, forced.values, **CLOSE)
 
