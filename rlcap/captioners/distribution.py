@@ -6,11 +6,13 @@ drawn token as the sampler did: which tokens the policy would keep by itself may
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +108,27 @@ def _pick(probabilities: Float[Tensor, "row vocab"], generator: torch.Generator 
     """Pick a token by its share of the row's sum."""
     if generator is None:
         return probabilities.argmax(dim=-1)
-    # One uniform number a row, where `torch.multinomial` draws one for every token of the vocabulary.
-    cumulative = probabilities.cumsum(dim=-1)
+    # One uniform number a row, where `torch.multinomial` draws one for every token of the vocabulary; and running sums
+    # over blocks, then within one of them, since those over a whole vocabulary are slow.
+    vocabulary = probabilities.shape[1]
+    block = math.isqrt(vocabulary - 1) + 1
+    blocks = functional.pad(probabilities, (0, block * block - vocabulary)).view(-1, block, block)
+    level = torch.rand(len(blocks), 1, generator=generator, device=blocks.device)
+    sums = blocks.sum(dim=-1)
+    chosen = _invert(sums, level)
+    passed = torch.where(torch.arange(block, device=chosen.device) < chosen, sums, 0.0).sum(dim=-1, keepdim=True)
+    within = blocks.gather(1, chosen[:, :, None].expand(-1, 1, block)).squeeze(1)
+    rest = (level * sums.sum(dim=-1, keepdim=True) - passed) / within.sum(dim=-1, keepdim=True)
+    return (chosen * block + _invert(within, rest.clamp(0, 1))).squeeze(-1)
+
+
+def _invert(weights: Float[Tensor, "row vocab"], level: Float[Tensor, "row 1"]) -> Int[Tensor, "row 1"]:
+    """Return the first place where the running sum passes the share `level` of the total; never one without weight."""
+    cumulative = weights.cumsum(dim=-1)
     total = cumulative[:, -1:]
-    level = torch.rand(total.shape, generator=generator, device=total.device) * total
-    # Strictly below the total: rounding must not pick a token behind the last possible one.
-    level = torch.minimum(level, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, level, right=True).squeeze(-1)
+    # Strictly below the total: rounding must not lead behind the last weight.
+    height = torch.minimum(level * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, height, right=True)
 
 
 def _at(values: Tensor, index: Int[Tensor, " row"]) -> Tensor:
