@@ -14,7 +14,7 @@ from torch import Tensor
 
 MIN_FILL = 0.92
 """Rows of like length share a pass, so that at least this share of its positions is not padding."""
-MAX_PASSES = 4
+MAX_PASSES = 6
 """A pass costs as much as some padding."""
 
 

@@ -12,7 +12,9 @@ from rlcap.commands.parsing import Commands, HelpFormatter, add_command, add_ove
 from rlcap.commands.terminal import aligned, say
 
 if TYPE_CHECKING:
+    from rlcap.bench.learner_bench import LearnerBench
     from rlcap.bench.reward_bench import RewardBench
+    from rlcap.bench.sampler_bench import SamplerBench
     from rlcap.bench.swap_bench import SwapBench
 
 _DETAILS = """\
@@ -21,7 +23,7 @@ Measure the parts of a run on this machine, each beside what it could reach."""
 _MORE = """\
 examples:
   rlcap bench reward
-  rlcap bench swap --json swap.json
+  rlcap bench sampler --json sampler.json
 
 `rlcap bench <action> --help` says what an action measures."""
 
@@ -45,6 +47,37 @@ settings most often changed:
   reward.max_batch_size    captions in one pass of the text tower
   reward.max_wait_ms       how long a shard gathers requests
   cluster.shard_cpus       CPUs, and so threads, of a shard"""
+
+_SAMPLER_DETAILS = """\
+Measure how fast captions are sampled: 128 captions of 32 clips, of up to 24 tokens, by decoders of two sizes with
+random weights, in turns with `transformers.generate()` on the same model and threads. Once every caption has 24 tokens,
+and once captions end by themselves, as people's do. Other jobs on the machine spoil the figures.
+
+reads:
+  nothing; runs on the first GPU, or on the CPU
+
+writes:
+  a table on the terminal, and all figures to --json FILE"""
+
+_SAMPLER_MORE = """\
+examples:
+  rlcap bench sampler
+  rlcap bench sampler --rounds 15 --json sampler.json"""
+
+_LEARNER_DETAILS = """\
+Measure how fast the learner updates on such captions, in turns with a plain PyTorch update of the same model: captions
+padded to the longest, a prefix for each, one step of PPO. Other jobs on the machine spoil the figures.
+
+reads:
+  nothing; runs on the first GPU, or on the CPU
+
+writes:
+  a table on the terminal, and all figures to --json FILE"""
+
+_LEARNER_MORE = """\
+examples:
+  rlcap bench learner
+  rlcap bench learner --rounds 15 --json learner.json"""
 
 _SWAP_DETAILS = """\
 Measure what callers feel of swaps: twenty heads over one encoder, five of them broken, are staged and committed one
@@ -85,8 +118,27 @@ def register(commands: Commands) -> None:
         actions, "swap", _run_swap, summary="what callers feel of swaps", details=_SWAP_DETAILS, more=_SWAP_MORE
     )
     swap.add_argument("--swaps", type=int, default=20, metavar="N", help="candidates, a quarter of them broken (20)")
-    for action in (reward, swap):
+    sampler = add_command(
+        actions,
+        "sampler",
+        _run_sampler,
+        summary="speed of the sampler, beside generate()",
+        details=_SAMPLER_DETAILS,
+        more=_SAMPLER_MORE,
+    )
+    learner = add_command(
+        actions,
+        "learner",
+        _run_learner,
+        summary="speed of the learner, beside a plain update",
+        details=_LEARNER_DETAILS,
+        more=_LEARNER_MORE,
+    )
+    for action in (sampler, learner):
+        action.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each measurement (7)")
+    for action in (reward, swap, sampler, learner):
         action.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    for action in (reward, swap):
         add_overrides(action)
 
 
@@ -111,6 +163,24 @@ def _run_swap(arguments: argparse.Namespace) -> int:
 
     found = bench_swap(config.reward, config.cluster, num_swaps=arguments.swaps)
     say(_swap_text(found))
+    _write(found.as_json(), arguments.json)
+    return 0
+
+
+def _run_sampler(arguments: argparse.Namespace) -> int:
+    from rlcap.bench.sampler_bench import bench_sampler
+
+    found = bench_sampler(arguments.rounds)
+    say(_sampler_text(found))
+    _write(found.as_json(), arguments.json)
+    return 0
+
+
+def _run_learner(arguments: argparse.Namespace) -> int:
+    from rlcap.bench.learner_bench import bench_learner
+
+    found = bench_learner(arguments.rounds)
+    say(_learner_text(found))
     _write(found.as_json(), arguments.json)
     return 0
 
@@ -141,6 +211,40 @@ def _reward_text(found: RewardBench) -> str:
         f"bare model              {found.bare_scores_per_s:.0f} scores/s, {found.captions_per_pass} captions a pass\n"
         f"share of bare model     {found.share_of_bare_model:.1%}\n\n{aligned(rows)}"
     )
+
+
+def _sampler_text(found: SamplerBench) -> str:
+    head = ("decoder", "captions", "rlcap/s", "generate()/s", "speed-up", "outside the model")
+    rows = [
+        (
+            one.policy,
+            one.workload,
+            f"{one.captions_per_s:.0f}",
+            f"{one.generate_captions_per_s:.0f}",
+            f"{one.speedup_vs_generate:.2f} x",
+            "" if one.outside_model is None else f"{one.outside_model:.0%}",
+        )
+        for one in found.speeds
+    ]
+    return aligned([head, *rows])
+
+
+def _learner_text(found: LearnerBench) -> str:
+    head = ("decoder", "captions", "tokens/s", "plain/s", "share of plain", "outside the model", "padding", "plain's")
+    rows = [
+        (
+            one.policy,
+            one.workload,
+            f"{one.tokens_per_s:.0f}",
+            f"{one.plain_tokens_per_s:.0f}",
+            f"{one.share_of_plain_update:.1%}",
+            f"{one.outside_model:.0%}",
+            f"{one.padding:.0%}",
+            f"{one.padding_of_plain:.0%}",
+        )
+        for one in found.speeds
+    ]
+    return aligned([head, *rows])
 
 
 def _swap_text(found: SwapBench) -> str:
