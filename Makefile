@@ -24,7 +24,7 @@ lint: $(INSTALLED)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/pytest tests/unit
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit --numprocesses auto --maxprocesses 4
 	$(BIN)/pytest tests/ray
 	$(BIN)/pytest tests/e2e
 

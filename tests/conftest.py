@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from rlcap.config.training import TrackingConfig
 from rlcap.metrics import MetricsWriter
 from rlcap.run_directory import RunDirectory, create_run_directory
 from rlcap.types import Clip
+
+# A job that was started in the background ignores Ctrl-C, and so would all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SCENES = (
     (
