@@ -42,6 +42,8 @@ class ActorPlan:
     sampling: SamplingConfig
     samples_per_clip: int
     num_threads: int
+    with_greedy: bool = False
+    """Whether each clip's greedy caption is scored as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class CaptionEnvRunner(EnvRunner):
             reference=load_captioner(plan.baseline),
             sampling=plan.sampling,
             samples_per_clip=plan.samples_per_clip,
+            with_greedy=plan.with_greedy,
         )
         self._policy_version = -1
         self._reward: RewardReference | None = None

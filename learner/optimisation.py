@@ -27,7 +27,7 @@ def build_optimizer(captioner: nn.Module, config: PPOConfig) -> torch.optim.Adam
     if not policy:
         raise RlcapError("the captioner has no trainable parameter: unfreeze a part of it, or add adapters")
     if not value_head and config.kind is AlgorithmKind.ppo:
-        raise RlcapError(f"ppo needs a trainable module named {VALUE_HEAD} in the captioner; rloo and grpo do without")
+        raise RlcapError(f"ppo needs a trainable module named {VALUE_HEAD} in the captioner; other kinds do without")
     return torch.optim.Adam(
         [{"params": policy, "lr": config.learning_rate}, {"params": value_head, "lr": config.value_learning_rate}]
     )

@@ -18,6 +18,8 @@ class AlgorithmKind(Enum):
     """The mean reward of the other captions of the same clip (Ahmadian et al., 2024); no critic."""
     grpo = "grpo"
     """The mean and spread of the rewards of the clip's captions (Shao et al., 2024); no critic."""
+    scst = "scst"
+    """The reward of the clip's greedy caption: self-critical sequence training (Rennie et al., 2017); no critic."""
 
 
 class KLPlace(Enum):
@@ -43,7 +45,7 @@ class PPOConfig(Section):
     """One update of the policy."""
 
     kind: AlgorithmKind = AlgorithmKind.ppo
-    """Source of the baseline; `rloo` and `grpo` need at least two captions a clip and train no critic."""
+    """Source of the baseline; all but `ppo` train no critic, `rloo` and `grpo` need at least two captions a clip."""
     clip_range: float = 0.2
     """Half-width of the trust region on the probability ratio."""
     value_clip_range: float = 0.2

@@ -19,6 +19,7 @@ from rlcap.algorithm.ray_session import without_advice
 from rlcap.algorithm.settings import RunPlan
 from rlcap.audio.quarantine import QuarantineList
 from rlcap.checkpoint import latest_good, prune, update_of, write_checkpoint
+from rlcap.config.algorithm import AlgorithmKind
 from rlcap.config.run import RunConfig
 from rlcap.errors import CheckpointError
 from rlcap.metrics import MetricsWriter
@@ -186,6 +187,7 @@ def _algorithm(job: TuningJob, server: RewardServer) -> Iterator[CaptionPPO]:
         sampling=config.sampling,
         samples_per_clip=config.training.samples_per_clip,
         num_threads=max(1, int(config.cluster.actor_cpus)),
+        with_greedy=config.algorithm.kind is AlgorithmKind.scst,
     )
     client = server.client(hear_other_clips=job.hear_other_clips)
     plan = RunPlan(actor, client, config.algorithm, config.training, config.cluster, config.seed)

@@ -38,6 +38,7 @@ def make_batch(seed, num_clips=2, num_tokens=4, *, version="v1"):
         ref_log_probs=numbers(),
         values=numbers(),
         scores=torch.tensor(rng.normal(3.0, 2.0, size=rows)),
+        greedy_scores=torch.tensor(rng.normal(2.5, 1.0, size=num_clips)).repeat_interleave(GROUP),
         truncated=torch.arange(rows) == 0,
         policy_version=torch.zeros(rows, dtype=torch.int64),
         reward_version=version,
@@ -46,9 +47,9 @@ def make_batch(seed, num_clips=2, num_tokens=4, *, version="v1"):
     )
 
 
-def slow_scores(scores, config):
+def slow_scores(scores, config, seen):
     if config.normalise_rewards:
-        scores = [(score - fmean(scores)) / (pstdev(scores) + 1e-6) for score in scores]
+        scores = [(score - fmean(seen)) / (pstdev(seen) + 1e-6) for score in scores]
     bound = config.reward_clip or math.inf
     return [min(max(score, -bound), bound) for score in scores]
 
@@ -56,7 +57,9 @@ def slow_scores(scores, config):
 def slow_advantages(batch, config):
     """Advantages of valid tokens, row after row."""
     mask = batch.captions.action_mask
-    scores, penalty = slow_scores(batch.scores.tolist(), config), config.kl_coef * (config.kl_in is KLPlace.reward)
+    seen = batch.scores.tolist()
+    scores, greedy = (slow_scores(one.tolist(), config, seen) for one in (batch.scores, batch.greedy_scores))
+    penalty = config.kl_coef * (config.kl_in is KLPlace.reward)
     rows = []
     for row, score in enumerate(scores):
         pairs = zip(batch.log_probs[row][mask[row]].tolist(), batch.ref_log_probs[row][mask[row]].tolist(), strict=True)
@@ -70,7 +73,9 @@ def slow_advantages(batch, config):
         first = row - row % GROUP
         group = totals[first : first + GROUP]
         others = [one for index, one in enumerate(group) if index != row % GROUP]
-        if config.kind is AlgorithmKind.rloo:
+        if config.kind is AlgorithmKind.scst:
+            advantage = totals[row] - greedy[row]
+        elif config.kind is AlgorithmKind.rloo:
             advantage = totals[row] - fmean(others)
         else:
             advantage = (totals[row] - fmean(group)) / (stdev(group) + 1e-4)

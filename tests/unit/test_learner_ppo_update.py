@@ -21,7 +21,8 @@ from rlcap.errors import ActorLostError, CheckpointError, RlcapError
 from rlcap.types import PolicyFeatures, RewardBatch, RolloutBatch, ScoredRollouts
 
 VOCABULARY, EOS, WIDTH, MELS = 7, 0, 6, 3
-CRITIC_FREE = [AlgorithmKind.rloo, AlgorithmKind.grpo]
+OF_GROUPS = [AlgorithmKind.rloo, AlgorithmKind.grpo]
+CRITIC_FREE = [*OF_GROUPS, AlgorithmKind.scst]
 
 
 class SmallCaptioner(nn.Module):
@@ -92,7 +93,11 @@ def sample(captioner, batch_index=0, *, num_clips=4, group=4, version=0, score=N
         policy_version=version,
         batch_index=batch_index,
     )
-    return ScoredRollouts(rollouts, RewardBatch(np.where(marks, np.nan, scores).astype(np.float32), marks, (), "v1"))
+    return ScoredRollouts(
+        rollouts,
+        RewardBatch(np.where(marks, np.nan, scores).astype(np.float32), marks, (), "v1"),
+        greedy_scores=scores.reshape(num_clips, group).mean(axis=1).astype(np.float32),
+    )
 
 
 def edit(scored, **changes):
@@ -516,8 +521,30 @@ def test_kinds_without_a_critic_leave_the_value_head_alone(kind):
         assert torch.equal(value, before[name])
 
 
-@pytest.mark.parametrize("kind", CRITIC_FREE)
-def test_kinds_without_a_critic_refuse_single_captions(kind):
+def test_a_clip_whose_greedy_caption_has_no_score_counts_as_if_its_rollouts_had_failed():
+    failed = sample(SmallCaptioner(), failed=range(4, 8))
+    greedy_scores = failed.greedy_scores.copy()
+    greedy_scores[1] = np.nan
+    lost = dataclasses.replace(sample(SmallCaptioner()), greedy_scores=greedy_scores)
+    assert torch.equal(weights_after([lost], kind=AlgorithmKind.scst), weights_after([failed], kind=AlgorithmKind.scst))
+    metrics = make_update(kind=AlgorithmKind.scst).update([lost])
+    assert (metrics["rollout/failed"], metrics["rollout/num_rollouts"]) == (4, 12)
+    assert metrics["rollout/greedy_reward_mean"] == pytest.approx(float(greedy_scores[[0, 2, 3]].mean()))
+
+
+def test_scst_learns_from_single_captions_and_refuses_clips_without_a_greedy_one():
+    scored = sample(SmallCaptioner(), group=1)
+    scored = dataclasses.replace(scored, greedy_scores=scored.greedy_scores + 1)
+    update = make_update(kind=AlgorithmKind.scst)
+    before = weights_of(update)
+    update.update([scored])
+    assert not torch.equal(weights_of(update), before)
+    with pytest.raises(RlcapError, match="scst compares captions with the greedy one of their clip"):
+        make_update(kind=AlgorithmKind.scst).update([dataclasses.replace(scored, greedy_scores=None)])
+
+
+@pytest.mark.parametrize("kind", OF_GROUPS)
+def test_kinds_that_compare_captions_refuse_single_ones(kind):
     with pytest.raises(RlcapError, match=f"{kind.value} compares the captions of a clip"):
         make_update(kind=kind).update([sample(SmallCaptioner(), group=1)])
 
