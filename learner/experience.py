@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -40,10 +42,11 @@ def compute_advantages(batch: LearnerBatch, config: PPOConfig, normaliser: Rewar
         kl_coef=config.kl_coef if config.kl_in is KLPlace.reward else 0.0,
     )
     if config.kind is AlgorithmKind.ppo:
-        return _critic_advantages(batch, rewards, config)
+        return _clip_advantages(_critic_advantages(batch, rewards, config), config.advantage_clip)
     of_captions = _caption_advantages(batch, rewards.sum(dim=1), config, normaliser)
     advantages = keep_valid(of_captions[:, None].expand_as(rewards), batch.captions.action_mask)
-    return Advantages(advantages=advantages, returns=torch.zeros_like(advantages))
+    learned = Advantages(advantages=advantages, returns=torch.zeros_like(advantages))
+    return _clip_advantages(learned, config.advantage_clip)
 
 
 def describe(batch: LearnerBatch, learned: Advantages, config: PPOConfig) -> dict[str, float]:
@@ -98,6 +101,11 @@ def _caption_advantages(
         )
     of_group = rloo_advantages if config.kind is AlgorithmKind.rloo else grpo_advantages
     return of_group(rewards, batch.captions.clip_index)
+
+
+def _clip_advantages(learned: Advantages, bound: float) -> Advantages:
+    """Bound the advantages, but not the returns; 0 means no bound."""
+    return replace(learned, advantages=learned.advantages.clamp(-bound, bound)) if bound else learned
 
 
 def _critic_advantages(batch: LearnerBatch, rewards: Float[Tensor, "batch token"], config: PPOConfig) -> Advantages:

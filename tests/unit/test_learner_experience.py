@@ -105,8 +105,11 @@ def slow_gae(rows, batch, config):
     st.booleans(),
     st.booleans(),
     st.sampled_from([0.0, 0.7, 10.0]),
+    st.sampled_from([0.0, 0.5]),
 )
-def test_advantages_match_the_slow_oracle_under_all_settings(seed, kind, kl_in, normalise, whiten, reward_clip):
+def test_advantages_match_the_slow_oracle_under_all_settings(
+    seed, kind, kl_in, normalise, whiten, reward_clip, advantage_clip
+):
     config = PPOConfig(
         kind=kind,
         kl_in=kl_in,
@@ -115,18 +118,22 @@ def test_advantages_match_the_slow_oracle_under_all_settings(seed, kind, kl_in, 
         normalise_rewards=normalise,
         whiten_advantages=whiten,
         reward_clip=reward_clip,
+        advantage_clip=advantage_clip,
     )
     batch = make_batch(seed)
     learned = compute_advantages(batch, config, RewardNormaliser())
     mask = batch.captions.action_mask
-    assert learned.advantages[mask].tolist() == pytest.approx(slow_advantages(batch, config), rel=1e-5, abs=1e-6)
+    bound = advantage_clip or math.inf
+    expected = [min(max(advantage, -bound), bound) for advantage in slow_advantages(batch, config)]
+    assert learned.advantages[mask].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert (learned.advantages[~mask] == 0).all()
 
 
-def test_returns_are_not_whitened():
+def test_returns_are_neither_whitened_nor_clipped():
     batch = make_batch(0)
     plain, whitened = (
-        compute_advantages(batch, PPOConfig(whiten_advantages=whiten), RewardNormaliser()) for whiten in (False, True)
+        compute_advantages(batch, PPOConfig(**settings), RewardNormaliser())
+        for settings in ({"whiten_advantages": False}, {"advantage_clip": 0.1})
     )
     assert torch.equal(plain.returns, whitened.returns)
     assert not torch.equal(plain.advantages, whitened.advantages)
