@@ -45,6 +45,8 @@ class LearnerBatch:
     """All scored rollouts of one update, in memory of its own; those without a score are counted and left out."""
 
     captions: Captions
+    clip_ids: tuple[str, ...]
+    """Of the clips, in the order of their frames."""
     log_probs: Float[Tensor, "batch token"]
     """Of the behaviour policy, by the sampler."""
     ref_log_probs: Float[Tensor, "batch token"]
@@ -130,6 +132,7 @@ def merge(scored: Sequence[ScoredRollouts]) -> LearnerBatch:
     )
     return LearnerBatch(
         captions=captions,
+        clip_ids=tuple(clip_id for batch in rollouts for clip_id in batch.clip_ids),
         log_probs=rows(lambda batch: batch.log_probs),
         ref_log_probs=rows(lambda batch: batch.ref_log_probs),
         values=rows(lambda batch: batch.values),

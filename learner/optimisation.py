@@ -72,17 +72,3 @@ def clip_gradient(optimizer: torch.optim.Adam, max_norm: float) -> float:
     """Scale the whole gradient down to `max_norm` where it is longer; return its norm as it was."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return float(nn.utils.clip_grad_norm_(parameters, max_norm))
-
-
-def check_finite(loss: float, grad_norm: float, num_updates: int) -> None:
-    """Stop before a step that would spoil the weights.
-
-    Raises:
-        RlcapError: If loss or gradient are not finite.
-    """
-    if math.isfinite(loss) and math.isfinite(grad_norm):
-        return
-    raise RlcapError(
-        f"update {num_updates + 1}: the loss is {loss} and the norm of its gradient {grad_norm}; no step was taken "
-        "with it. Lower learning_rate or kl_coef, and resume from the last checkpoint"
-    )

@@ -26,11 +26,12 @@ from learner.aggregation import count_units
 from learner.batching import Captions, Experience, LearnerBatch, Targets, deal_clips, merge, rows_of
 from learner.collective import Collective, SingleLearner, all_or_none, sum_gradients
 from learner.experience import compute_advantages, describe
+from learner.guards import Guards
 from learner.kl_control import KLCoefficient
 from learner.ledger import RolloutLedger
 from learner.normaliser import RewardNormaliser
 from learner.objective import AVERAGES, Objective, ppo_objective, switched_off
-from learner.optimisation import build_optimizer, check_finite, clip_gradient, hold_policy, set_learning_rates
+from learner.optimisation import build_optimizer, clip_gradient, hold_policy, set_learning_rates
 from learner.policy_pass import PolicyPass
 from learner.progress import Progress
 from rlcap.captioners.captioner import Captioner, PolicyOutput
@@ -73,6 +74,7 @@ class PPOUpdate:
         self._num_updates = num_updates
         self._collective = collective or SingleLearner()
         self._passes = PolicyPass(captioner, config, self._collective)
+        self._guards = Guards(config, self._passes, self.optimizer)
         self._kl_coefficient = KLCoefficient(config)
         self._normaliser = RewardNormaliser()
         self._ledger = RolloutLedger()
@@ -83,12 +85,13 @@ class PPOUpdate:
         """Train on these rollouts and return what happened, by metric name.
 
         Raises:
-            RlcapError: If a rollout batch is damaged or was used before, or the loss or its gradient is not finite.
-                The weights may then be those of a half-finished update: go back to a checkpoint.
+            RlcapError: If a rollout batch is damaged or was used before.
+            GuardError: If a guard fired. The weights may be those of a half-finished update: go back to a checkpoint.
         """
         started = time.perf_counter()
         batch = merge(scored)
         staleness = self._staleness(batch)
+        self._guards.begin(batch, self.policy_version + 1)
         self._ledger.admit([one.rollouts.batch_index for one in scored])
         # Dropout would make the ratio of an unchanged policy differ from 1.
         self.captioner.eval()
@@ -105,6 +108,7 @@ class PPOUpdate:
             returns=learned.returns,
         )
         progress = self._train(Experience(captions=batch.captions, targets=targets))
+        self._guards.check_weights()
         self.policy_version += 1
         captions = [caption for one in scored for caption in one.rollouts.captions]
         facts = describe(batch, learned, settings)
@@ -199,22 +203,24 @@ class PPOUpdate:
                 averages = self.compute_gradient(experience, clips, num_units=fair_share)
                 num_units = int(units[rows_of(captions.clip_index, clips)].sum())
                 means = averages * (fair_share / num_units)
+                if not progress.num_steps:
+                    self._guards.check_policy(means, experience)
                 if self._moved_too_far(means):
                     num_epochs_left = self.config.num_epochs - epoch - 1
                     progress.num_skipped = len(minibatches) * (1 + num_epochs_left) - position
                     return progress
-                progress.add(means, num_units, self._step(averages))
+                progress.add(means, num_units, self._step(means, experience, clips))
         return progress
 
     def _moved_too_far(self, means: Float[Tensor, " average"]) -> bool:
         return 0 < self.config.target_kl < float(means[AVERAGES.index("approx_kl")])
 
-    def _step(self, averages: Float[Tensor, " average"]) -> float:
+    def _step(self, means: Float[Tensor, " average"], experience: Experience, clips: Int64[Tensor, " clip"]) -> float:
         """Apply the gradient; return its norm before clipping."""
         if self.policy_version < self.config.critic_warmup_updates:
             hold_policy(self.optimizer)
         grad_norm = clip_gradient(self.optimizer, self.config.max_grad_norm)
-        check_finite(float(averages[AVERAGES.index("loss")]), grad_norm, self.policy_version)
+        self._guards.check_step(means, grad_norm, experience, clips)
         self.optimizer.step()
         return grad_norm
 

@@ -18,10 +18,10 @@ from rlcap.algorithm.caption_ppo import CAPTIONER, CaptionPPO, UpdateReport, bui
 from rlcap.algorithm.ray_session import without_advice
 from rlcap.algorithm.settings import RunPlan
 from rlcap.audio.quarantine import QuarantineList
-from rlcap.checkpoint import latest_good, prune, update_of, write_checkpoint
+from rlcap.checkpoint import latest_good, prune, set_aside, update_of, write_checkpoint
 from rlcap.config.algorithm import AlgorithmKind
 from rlcap.config.run import RunConfig
-from rlcap.errors import CheckpointError
+from rlcap.errors import CheckpointError, GuardError
 from rlcap.metrics import MetricsWriter
 from rlcap.pipeline.interrupt import StopRequested, StopSignal
 from rlcap.pipeline.live_reward import LiveReward
@@ -113,6 +113,8 @@ class _Loop:
         except StopRequested:
             self._checkpoint()
             raise
+        except GuardError as guard:
+            raise self._stopped_by(guard) from guard
         finally:
             self._metrics.close()
 
@@ -127,6 +129,22 @@ class _Loop:
         last = report.update == self._training.num_updates
         if last or report.update % self._training.checkpoint_every_updates == 0:
             self._checkpoint()
+
+    def _stopped_by(self, guard: GuardError) -> GuardError:
+        """Set aside what the guard calls spoilt, and add to its message where the run can go on."""
+        rejected = set_aside(self._run.checkpoints, guard.first_spoilt)
+        aside = f"; {rejected[0]} is set aside" if rejected else ""
+        run_dir = Path(self._job.config.run_dir)
+        if run_dir.resolve() != self._run.path.resolve():  # a control: what it leaves behind is cleared away
+            again = f"rlcap train resume=true run_dir={run_dir} training.controls=false"
+            return GuardError(f"the control {self._job.name}: {guard}. Do without controls: `{again}`")
+        good = latest_good(self._run.checkpoints)
+        if good is None:
+            return GuardError(
+                f"{guard}{aside}. There is no good checkpoint before it: start again, for example with {guard.remedy}"
+            )
+        again = f"rlcap train resume=true run_dir={run_dir} {guard.remedy}"
+        return GuardError(f"{guard}{aside}. The last good checkpoint is {good}: go on from there, with `{again}`")
 
     def _note_failures(self, reasons: Iterable[str], update: int) -> None:
         """Say each reason once a run: how many captions were lost by them is among the metrics."""

@@ -34,6 +34,7 @@ def make_batch(seed, num_clips=2, num_tokens=4, *, version="v1"):
             action_mask=mask,
             temperature=1.0,
         ),
+        clip_ids=tuple(str(clip) for clip in range(num_clips)),
         log_probs=numbers(),
         ref_log_probs=numbers(),
         values=numbers(),
