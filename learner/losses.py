@@ -67,7 +67,7 @@ def policy_loss(
     """Return the clipped surrogate of Schulman et al. (2017), eq. 7, weighted a token by `weights`.
 
     The trust region lies around the proximal policy: the one that this update began with. A `dual_clip` above 0 bounds
-    the ratio by which negative advantages count, which eq. 7 leaves open: Ye et al. (2020), eq. 5.
+    the ratio by which negative advantages count, which eq. 7 leaves open: Ye et al. (2020), dual-clip PPO.
     """
     log_ratio = keep_valid(log_probs - proximal_log_probs, action_mask)
     advantages = keep_valid(advantages, action_mask) * keep_valid(weights, action_mask)

@@ -1,4 +1,6 @@
 import re
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +51,10 @@ def test_a_learner_that_computes_otherwise_does_not_trust_its_sampler():
     assert PPOConfig().trusts_sampler
     assert not PPOConfig(recompute_log_probs=True).trusts_sampler
     assert not PPOConfig(precision=Precision.bfloat16).trusts_sampler
+
+
+def test_the_page_on_algorithms_names_every_setting_and_every_word():
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    words = [field.name for field in fields(PPOConfig) if field.name != "kind"]
+    words += [kind.name for kind in AlgorithmKind]
+    assert [word for word in words if f"`{word}`" not in page] == []
