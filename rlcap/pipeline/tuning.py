@@ -137,14 +137,14 @@ class _Loop:
         run_dir = Path(self._job.config.run_dir)
         if run_dir.resolve() != self._run.path.resolve():  # a control: what it leaves behind is cleared away
             again = f"rlcap train resume=true run_dir={run_dir} training.controls=false"
-            return GuardError(f"the control {self._job.name}: {guard}. Do without controls: `{again}`")
+            return GuardError(f"the control {self._job.name}: {guard}; do without controls: `{again}`")
         good = latest_good(self._run.checkpoints)
         if good is None:
             return GuardError(
-                f"{guard}{aside}. There is no good checkpoint before it: start again, for example with {guard.remedy}"
+                f"{guard}{aside}; there is no good checkpoint before it: start again, for example with {guard.remedy}"
             )
         again = f"rlcap train resume=true run_dir={run_dir} {guard.remedy}"
-        return GuardError(f"{guard}{aside}. The last good checkpoint is {good}: go on from there, with `{again}`")
+        return GuardError(f"{guard}{aside}; the last good checkpoint is {good}: go on from there with `{again}`")
 
     def _note_failures(self, reasons: Iterable[str], update: int) -> None:
         """Say each reason once a run: how many captions were lost by them is among the metrics."""

@@ -113,7 +113,7 @@ def test_a_guard_that_stops_a_run_tells_where_and_how_to_go_on(job):
     run = create_run_directory(job.config)
     guard = GuardError("a guard stopped update 4", first_spoilt=4, remedy="algorithm.learning_rate=5e-06")
     assert stop_by(guard, job, run) == (
-        f"a guard stopped update 4. The last good checkpoint is {run.checkpoints}/update-000003: go on from there, "
+        f"a guard stopped update 4; the last good checkpoint is {run.checkpoints}/update-000003: go on from there "
         f"with `rlcap train resume=true run_dir={run.path} algorithm.learning_rate=5e-06`"
     )
     assert read_metrics(run)["update"].to_pylist() == [1, 2, 3]
@@ -122,7 +122,7 @@ def test_a_guard_that_stops_a_run_tells_where_and_how_to_go_on(job):
 def test_checkpoints_of_weights_that_a_guard_calls_spoilt_are_set_aside(job):
     run = create_run_directory(job.config)
     message = stop_by(GuardError("a guard stopped update 4", first_spoilt=3, remedy="x=1"), job, run)
-    assert f"; {run.checkpoints}/rejected-update-000003 is set aside. The last good checkpoint is" in message
+    assert f"; {run.checkpoints}/rejected-update-000003 is set aside; the last good checkpoint is" in message
     assert update_of(latest_good(run.checkpoints)) == 2
 
 
@@ -130,7 +130,7 @@ def test_a_run_whose_every_checkpoint_is_spoilt_has_to_start_again(job):
     run = create_run_directory(job.config)
     message = stop_by(GuardError("a guard stopped update 4", first_spoilt=1, remedy="algorithm.kl_coef=0.1"), job, run)
     assert message.endswith(
-        "There is no good checkpoint before it: start again, for example with algorithm.kl_coef=0.1"
+        "there is no good checkpoint before it: start again, for example with algorithm.kl_coef=0.1"
     )
     assert latest_good(run.checkpoints) is None
 
@@ -143,6 +143,6 @@ def test_a_control_that_a_guard_stops_is_told_apart_from_the_run_itself(job, tmp
         GuardError("a guard stopped update 4", first_spoilt=4, remedy="x=1"), job, aside, name="text_only"
     )
     assert message == (
-        "the control text_only: a guard stopped update 4. Do without controls: "
+        "the control text_only: a guard stopped update 4; do without controls: "
         f"`rlcap train resume=true run_dir={job.config.run_dir} training.controls=false`"
     )
