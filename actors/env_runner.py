@@ -42,6 +42,8 @@ class ActorPlan:
     sampling: SamplingConfig
     samples_per_clip: int
     num_threads: int
+    with_greedy: bool = False
+    """Whether each clip's greedy caption is scored as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class CaptionEnvRunner(EnvRunner):
             reference=policy.frozen_reference(),
             sampling=plan.sampling,
             samples_per_clip=plan.samples_per_clip,
+            with_greedy=plan.with_greedy,
+            device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"),
         )
         self._policy_version = -1
         self._reward: RewardReference | None = None

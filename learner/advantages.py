@@ -1,4 +1,4 @@
-"""From scores to advantages: KL-shaped token rewards, GAE, and the group baselines of RLOO and GRPO."""
+"""From scores to advantages: KL-shaped token rewards, GAE, and the baselines of RLOO, GRPO and SCST."""
 
 from __future__ import annotations
 
@@ -95,6 +95,16 @@ def grpo_advantages(
     squares, _ = _group_totals(deviations**2, clip_index)
     spread = (squares / (counts - 1).clamp(min=1)).sqrt()
     return torch.where(counts > 1, deviations / (spread + epsilon), torch.zeros_like(rewards))
+
+
+def scst_advantages(
+    rewards: Float[Tensor, " batch"], greedy_scores: Float[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """Return each caption's reward minus the score of its clip's greedy caption.
+
+    Source: Rennie et al. (2017), eq. 8.
+    """
+    return rewards - greedy_scores
 
 
 def _group_totals(

@@ -48,17 +48,21 @@ class LearnerBatch:
     """All scored rollouts of one update, in memory of its own; those without a score are counted and left out."""
 
     captions: Captions
+    clip_ids: tuple[str, ...]
+    """Of the clips, in the order of their frames."""
     log_probs: Float[Tensor, "batch token"]
     """Of the behaviour policy, by the sampler."""
     ref_log_probs: Float[Tensor, "batch token"]
     values: Float[Tensor, "batch token"]
     """By the critic at sampling time."""
     scores: Float[Tensor, " batch"]
+    greedy_scores: Float[Tensor, " batch"] | None
+    """Of the greedy caption of each rollout's clip; None where no such captions were written."""
     truncated: Bool[Tensor, " batch"]
     policy_version: Int64[Tensor, " batch"]
     reward_version: str
     num_failed: int
-    """Rollouts left out because their score could not be had."""
+    """Rollouts left out because their score, or that of their clip's greedy caption, could not be had."""
     largest_group: int
     """Rollouts of the clip that has most, those without a score included."""
 
@@ -110,7 +114,8 @@ def merge(scored: Sequence[ScoredRollouts]) -> LearnerBatch:
     for one in scored:
         _check_sound(one)
     rollouts = [one.rollouts for one in scored]
-    kept = [~one.rewards.failed for one in scored]
+    baselines = [_greedy_score_per_row(one) for one in scored]
+    kept = [~one.rewards.failed & ~np.isnan(baseline) for one, baseline in zip(scored, baselines, strict=True)]
     offsets = np.cumsum([0, *(len(batch.clip_ids) for batch in rollouts[:-1])])
     versions = [np.full(len(batch.clip_index), batch.policy_version, dtype=np.int64) for batch in rollouts]
 
@@ -131,14 +136,16 @@ def merge(scored: Sequence[ScoredRollouts]) -> LearnerBatch:
     )
     return LearnerBatch(
         captions=captions,
+        clip_ids=tuple(clip_id for batch in rollouts for clip_id in batch.clip_ids),
         log_probs=rows(lambda batch: batch.log_probs),
         ref_log_probs=rows(lambda batch: batch.ref_log_probs),
         values=rows(lambda batch: batch.values),
         scores=per_row([one.rewards.scores for one in scored]),
+        greedy_scores=None if any(one.greedy_scores is None for one in scored) else per_row(baselines),
         truncated=per_row([batch.truncated for batch in rollouts]),
         policy_version=per_row(versions),
         reward_version=_only({one.rewards.reward_version for one in scored}, "reward version"),
-        num_failed=sum(int(one.rewards.failed.sum()) for one in scored),
+        num_failed=sum(int((~keep).sum()) for keep in kept),
         largest_group=max(int(np.bincount(batch.clip_index).max(initial=0)) for batch in rollouts),
     )
 
@@ -221,6 +228,14 @@ def _stack_padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
     return stacked
 
 
+def _greedy_score_per_row(scored: ScoredRollouts) -> np.ndarray:
+    """Return each rollout's baseline: NaN where it could not be had, 0 where none was asked for."""
+    if scored.greedy_scores is None:
+        return np.zeros(len(scored.rollouts.clip_index), dtype=np.float32)
+    baselines: np.ndarray = scored.greedy_scores[scored.rollouts.clip_index]
+    return baselines
+
+
 def _only(found: set[Common], what: str) -> Common:
     if len(found) == 1:
         return next(iter(found))
@@ -236,6 +251,11 @@ def _check_sound(scored: ScoredRollouts) -> None:
         raise RlcapError(f"{name} has {len(rollouts.tokens)} captions but {len(rewards.scores)} scores")
     if not np.isfinite(rewards.scores[~rewards.failed]).all():
         raise RlcapError(f"{name} has a score that is not a finite number but is not marked as failed either")
+    if scored.greedy_scores is not None:
+        if len(scored.greedy_scores) != len(rollouts.clip_ids):
+            raise RlcapError(f"{name} has {len(rollouts.clip_ids)} clips but {len(scored.greedy_scores)} greedy scores")
+        if np.isinf(scored.greedy_scores).any():
+            raise RlcapError(f"{name} has a greedy caption whose score is infinite")
     if not rollouts.action_mask.any(axis=1).all():
         raise RlcapError(f"{name} has a caption without a token; even an empty one ends with the end-of-sequence token")
     for kind in ("log_probs", "ref_log_probs", "values"):

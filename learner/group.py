@@ -10,7 +10,7 @@ import ray
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from learner.ppo_learner import CaptionPPOLearner, LearnerResult
-from rlcap.errors import ActorLostError
+from rlcap.errors import ActorLostError, RlcapError
 
 Answer = TypeVar("Answer")
 
@@ -68,8 +68,15 @@ def _on_each(group: LearnerGroup, call: Callable[[CaptionPPOLearner], Answer]) -
             raise _lost(group, len(answers) - len(errors)) from error
     if errors:
         # Learners that only noticed the failure of another say so by an ActorLostError.
-        raise min(errors, key=lambda error: isinstance(error, ActorLostError))
+        raise _cause(min(errors, key=lambda error: isinstance(error, ActorLostError)))
     return answers
+
+
+def _cause(error: Exception) -> Exception:
+    """Return what a learner raised, without the traceback that Ray puts into its message."""
+    if isinstance(error, ray.exceptions.RayTaskError) and isinstance(error.cause, RlcapError):
+        return error.cause
+    return error
 
 
 def _lost(group: LearnerGroup, num_answers: int) -> ActorLostError:

@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+Divisor = float | Float[Tensor, "batch 1"]
+"""What sums over tokens are divided by: one number, or one for each caption's tokens."""
+
 
 def keep_valid(values: Float[Tensor, "batch token"], mask: Bool[Tensor, "batch token"]) -> Float[Tensor, "batch token"]:
     """Return `values` with zeros where `mask` is False."""
@@ -24,16 +27,18 @@ def masked_sum(values: Float[Tensor, "batch token"], mask: Bool[Tensor, "batch t
 def masked_mean(
     values: Float[Tensor, "batch token"],
     mask: Bool[Tensor, "batch token"],
-    num_tokens: float | None = None,
+    divisor: Divisor | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the sum over valid tokens divided by `num_tokens`, or by their number here; 0 where there are none.
+    """Return the sum over valid tokens divided by `divisor`, or by their number here; 0 where there are none.
 
-    A part of a batch is averaged with the token count of the whole: the averages of the parts then add up to that of
-    the whole, however it was split.
+    A part of a batch is averaged with the divisor of the whole (see `learner.aggregation`): the averages of the parts
+    then add up to that of the whole, however it was split.
     """
-    if num_tokens is None:
+    if divisor is None:
         return masked_sum(values, mask) / mask.sum().clamp(min=1)
-    return masked_sum(values, mask) / num_tokens
+    if isinstance(divisor, Tensor):
+        return (keep_valid(values, mask) / divisor).sum()
+    return masked_sum(values, mask) / divisor
 
 
 def masked_var(values: Float[Tensor, "batch token"], mask: Bool[Tensor, "batch token"]) -> Float[Tensor, ""]:

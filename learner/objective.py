@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from learner.aggregation import divisor_of
 from learner.batching import Experience
 from learner.losses import importance_weights, kl_loss, mismatch_kl, policy_loss, value_loss
-from learner.masking import masked_mean
+from learner.masking import Divisor, masked_mean
 from rlcap.captioners.captioner import PolicyOutput
 from rlcap.config.algorithm import AlgorithmKind, KLPlace, PPOConfig
 
@@ -46,13 +47,14 @@ class Objective:
 
 
 def ppo_objective(
-    output: PolicyOutput, minibatch: Experience, config: PPOConfig, *, num_tokens: float | None = None
+    output: PolicyOutput, minibatch: Experience, config: PPOConfig, *, num_units: float | None = None
 ) -> Objective:
     """Return policy loss, value loss, entropy bonus and KL loss as one objective.
 
-    Sums over tokens are divided by `num_tokens`, by default the number of valid tokens here.
+    Terms are averaged over `num_units` tokens or captions, by default over those that are here.
     """
     mask, targets = minibatch.captions.action_mask, minibatch.targets
+    divisor = divisor_of(mask, config.loss_aggregation, num_units)
     weights = importance_weights(
         targets.proximal_log_probs, targets.log_probs, mask, max_weight=config.max_importance_weight
     )
@@ -63,18 +65,19 @@ def ppo_objective(
         weights,
         mask,
         clip_range=config.clip_range,
-        num_tokens=num_tokens,
+        dual_clip=config.dual_clip,
+        divisor=divisor,
     )
-    entropy = masked_mean(output.entropy, mask, num_tokens)
+    entropy = masked_mean(output.entropy, mask, divisor)
     terms = {
         "policy_loss": policy.loss,
         "entropy": entropy,
         "approx_kl": policy.approx_kl,
         "clip_fraction": policy.clip_fraction,
-        "behaviour_kl": mismatch_kl(output.log_probs, targets.log_probs, mask, num_tokens),
-        "importance_weight": masked_mean(weights, mask, num_tokens),
-        **_critic_terms(output, minibatch, config, num_tokens),
-        **_reference_terms(output, minibatch, config, num_tokens),
+        "behaviour_kl": mismatch_kl(output.log_probs, targets.log_probs, mask, divisor),
+        "importance_weight": masked_mean(weights, mask, divisor),
+        **_critic_terms(output, minibatch, config, divisor),
+        **_reference_terms(output, minibatch, config, divisor),
     }
     off = entropy.new_zeros(())
     loss = (
@@ -88,7 +91,7 @@ def ppo_objective(
 
 
 def _critic_terms(
-    output: PolicyOutput, minibatch: Experience, config: PPOConfig, num_tokens: float | None
+    output: PolicyOutput, minibatch: Experience, config: PPOConfig, divisor: Divisor | None
 ) -> dict[str, Tensor]:
     if config.kind is not AlgorithmKind.ppo:
         return {}
@@ -98,13 +101,13 @@ def _critic_terms(
         minibatch.targets.returns,
         minibatch.captions.action_mask,
         clip_range=config.value_clip_range,
-        num_tokens=num_tokens,
+        divisor=divisor,
     )
     return {"value_loss": value.loss, "value_clip_fraction": value.clip_fraction}
 
 
 def _reference_terms(
-    output: PolicyOutput, minibatch: Experience, config: PPOConfig, num_tokens: float | None
+    output: PolicyOutput, minibatch: Experience, config: PPOConfig, divisor: Divisor | None
 ) -> dict[str, Tensor]:
     if config.kl_in is not KLPlace.loss:
         return {}
@@ -115,6 +118,6 @@ def _reference_terms(
         minibatch.captions.action_mask,
         estimator=config.kl_estimator,
         max_weight=config.max_importance_weight,
-        num_tokens=num_tokens,
+        divisor=divisor,
     )
     return {"kl_loss": kl}

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from rlcap.config.algorithm import AlgorithmKind, PPOConfig
+from rlcap.config.algorithm import AlgorithmKind, LearningRateSchedule, PPOConfig
 from rlcap.errors import RlcapError
 
 VALUE_HEAD = "value_head"
@@ -27,35 +27,48 @@ def build_optimizer(captioner: nn.Module, config: PPOConfig) -> torch.optim.Adam
     if not policy:
         raise RlcapError("the captioner has no trainable parameter: unfreeze a part of it, or add adapters")
     if not value_head and config.kind is AlgorithmKind.ppo:
-        raise RlcapError(f"ppo needs a trainable module named {VALUE_HEAD} in the captioner; rloo and grpo do without")
+        raise RlcapError(f"ppo needs a trainable module named {VALUE_HEAD} in the captioner; other kinds do without")
     return torch.optim.Adam(
         [{"params": policy, "lr": config.learning_rate}, {"params": value_head, "lr": config.value_learning_rate}]
     )
 
 
-def set_learning_rates(optimizer: torch.optim.Adam, config: PPOConfig, num_updates: int) -> None:
-    """Set both step sizes for the update that follows `num_updates` earlier ones."""
-    share = min(1.0, (num_updates + 1) / config.warmup_updates) if config.warmup_updates else 1.0
+def set_learning_rates(
+    optimizer: torch.optim.Adam, config: PPOConfig, num_done: int, num_updates: int | None = None
+) -> None:
+    """Set both step sizes for the update that follows `num_done` of `num_updates`.
+
+    The policy's count begins once the critic has warmed up.
+    """
     policy, value_head = optimizer.param_groups
-    policy["lr"] = share * config.learning_rate
-    value_head["lr"] = share * config.value_learning_rate
+    wait = config.critic_warmup_updates
+    policy["lr"] = config.learning_rate * _share(config, num_done - wait, num_updates and num_updates - wait)
+    value_head["lr"] = config.value_learning_rate * _share(config, num_done, num_updates)
+
+
+def hold_policy(optimizer: torch.optim.Adam) -> None:
+    """Drop the policy's gradient: Adam then leaves its weights and its moments as they are."""
+    for parameter in optimizer.param_groups[0]["params"]:
+        parameter.grad = None
+
+
+def _share(config: PPOConfig, num_done: int, num_updates: int | None) -> float:
+    """Return the share of the full step size after `num_done` updates."""
+    warmup = config.warmup_updates
+    if num_done < 0:
+        return 0.0
+    if num_done < warmup:
+        return (num_done + 1) / warmup
+    if config.learning_rate_schedule is LearningRateSchedule.constant:
+        return 1.0
+    assert num_updates is not None, "PPOUpdate asks for it where there is a schedule"
+    passed = min(1.0, (num_done - warmup) / max(1, num_updates - warmup))
+    if config.learning_rate_schedule is LearningRateSchedule.linear:
+        return 1.0 - passed
+    return 0.5 * (1 + math.cos(math.pi * passed))
 
 
 def clip_gradient(optimizer: torch.optim.Adam, max_norm: float) -> float:
     """Scale the whole gradient down to `max_norm` where it is longer; return its norm as it was."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return float(nn.utils.clip_grad_norm_(parameters, max_norm))
-
-
-def check_finite(loss: float, grad_norm: float, num_updates: int) -> None:
-    """Stop before a step that would spoil the weights.
-
-    Raises:
-        RlcapError: If loss or gradient are not finite.
-    """
-    if math.isfinite(loss) and math.isfinite(grad_norm):
-        return
-    raise RlcapError(
-        f"update {num_updates + 1}: the loss is {loss} and the norm of its gradient {grad_norm}; no step was taken "
-        "with it. Lower learning_rate or kl_coef, and resume from the last checkpoint"
-    )

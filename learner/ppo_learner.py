@@ -25,11 +25,12 @@ from rlcap.types import ScoredRollouts
 
 PPO = "ppo"
 SEED = "seed"
+NUM_UPDATES = "num_updates"
 
 
-def learner_settings(ppo: PPOConfig, seed: int) -> dict[str, object]:
+def learner_settings(ppo: PPOConfig, seed: int, num_updates: int | None = None) -> dict[str, object]:
     """Return what `AlgorithmConfig.training(learner_config_dict=...)` must hold for `CaptionPPOLearner`."""
-    return {PPO: ppo, SEED: seed}
+    return {PPO: ppo, SEED: seed, NUM_UPDATES: num_updates}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,11 @@ class CaptionPPOLearner(TorchLearner):
         settings = (config or self.config).learner_config_dict
         collective: Collective = LearnerProcessGroup() if self.config.num_learners > 1 else SingleLearner()
         self.ppo_update = PPOUpdate(
-            self._caption_module.captioner, settings[PPO], seed=settings[SEED], collective=collective
+            self._caption_module.captioner,
+            settings[PPO],
+            seed=settings[SEED],
+            num_updates=settings[NUM_UPDATES],
+            collective=collective,
         )
         optimizer = self.ppo_update.optimizer
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

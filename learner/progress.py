@@ -14,35 +14,35 @@ from learner.objective import AVERAGES
 
 @dataclass(slots=True)
 class Progress:
-    """Token sums over the steps of an update."""
+    """Sums over the steps of an update, by tokens or captions as the loss is (see `learner.aggregation`)."""
 
     totals: Float[Tensor, " average"] = field(default_factory=lambda: torch.zeros(len(AVERAGES)))
     mismatch_kl: float = 0.0
     """KL between sampler and learner before the first step."""
-    num_tokens: int = 0
+    num_units: int = 0
     num_steps: int = 0
     num_skipped: int = 0
     """Minibatches left out because the policy had moved far enough."""
     grad_norms: float = 0.0
 
-    def add(self, token_means: Float[Tensor, " average"], num_tokens: int, grad_norm: float) -> None:
-        """Count one step over `num_tokens` tokens."""
+    def add(self, means: Float[Tensor, " average"], num_units: int, grad_norm: float) -> None:
+        """Count one step over `num_units` tokens or captions."""
         if self.num_steps == 0:
-            self.mismatch_kl = float(token_means[AVERAGES.index("behaviour_kl")])
-        self.totals += token_means * num_tokens
-        self.num_tokens += num_tokens
+            self.mismatch_kl = float(means[AVERAGES.index("behaviour_kl")])
+        self.totals += means * num_units
+        self.num_units += num_units
         self.num_steps += 1
         self.grad_norms += grad_norm
 
     def metrics(self, left_out: Collection[str]) -> dict[str, float]:
-        """Return token means over all steps and counts by metric name, `left_out` not among them."""
+        """Return means over all steps and counts by metric name, `left_out` not among them."""
         counts: dict[str, float] = {
             "learner/num_optimizer_steps": self.num_steps,
             "learner/num_skipped_minibatches": self.num_skipped,
         }
         if not self.num_steps:
             return counts
-        means = zip(AVERAGES, (self.totals / self.num_tokens).tolist(), strict=True)
+        means = zip(AVERAGES, (self.totals / self.num_units).tolist(), strict=True)
         return {
             **counts,
             **{f"learner/{name}": mean for name, mean in means if name not in left_out},

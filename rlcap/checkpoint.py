@@ -84,6 +84,19 @@ def prune(root: Path, keep_last: int) -> None:
             _remove(path)
 
 
+def set_aside(root: Path, from_update: int) -> list[Path]:
+    """Rename the checkpoints of this update and later ones, newest first, so that no run goes on with them."""
+    moved = []
+    for path in _checkpoints(root):
+        if update_of(path) < from_update:
+            continue
+        target = path.with_name(f"rejected-{path.name}")
+        if target.exists():
+            _remove(target)
+        moved.append(path.rename(target))
+    return moved
+
+
 def _checkpoints(root: Path) -> list[Path]:
     """Return the checkpoints below `root`, newest first."""
     if not root.is_dir():

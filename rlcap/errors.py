@@ -33,6 +33,17 @@ class ActorLostError(RlcapError):
     """A Ray actor that died or stayed silent beyond its time limit."""
 
 
+class GuardError(RlcapError):
+    """A guard of the learner that stopped a run; no step was published with what it found."""
+
+    def __init__(self, message: str, first_spoilt: int = 0, remedy: str = "") -> None:
+        super().__init__(message)
+        self.first_spoilt = first_spoilt
+        """The first policy version that must not be gone on with."""
+        self.remedy = remedy
+        """A setting to go on with, as it stands on the command line."""
+
+
 def in_one_line(error: Exception) -> str:
     """The first two lines of a message as one: torch says what failed, then names one tensor a line."""
     return " ".join(str(error).split("\n")[:2]).replace("\t", "").strip()

@@ -92,6 +92,9 @@ class ScoredRollouts:
 
     rollouts: RolloutBatch
     rewards: RewardBatch
+    greedy_scores: Float32[np.ndarray, " clip"] | None = None
+    """Of the greedy caption of each clip, by the same reward version, NaN where it could not be had; None where the
+    algorithm needs none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,7 +77,7 @@ def algorithm_config(plan: RunPlan, algo_class: type) -> AlgorithmConfig:
             num_cpus_per_learner=cluster.learner_cpus if cluster.num_learners else "auto",
             num_gpus_per_learner=cluster.learner_gpus,
         )
-        .training(learner_config_dict=learner_settings(plan.ppo, plan.seed))
+        .training(learner_config_dict=learner_settings(plan.ppo, plan.seed, plan.training.num_updates))
         .debugging(seed=plan.seed, log_level="ERROR")
         .experimental(_validate_config=False)
         .update_from_dict(

@@ -82,11 +82,15 @@ class PrefixCaptioner(Captioner):
         """Turn log-mel frames `[C, F, M]` into the features that `encode` reads."""
         if not self.config.freeze_encoder:
             return log_mel
-        steps, mask = self.audio_tower(torch.from_numpy(log_mel.frames), torch.from_numpy(log_mel.frame_mask))
-        return PolicyFeatures(steps.contiguous().numpy(), mask.numpy())
+        like = self.audio_tower.mel_mean
+        frames = torch.from_numpy(log_mel.frames).to(like.device, like.dtype)
+        mask = torch.from_numpy(log_mel.frame_mask).to(like.device)
+        steps, mask = self.audio_tower(frames, mask)
+        return PolicyFeatures(steps.contiguous().float().cpu().numpy(), mask.cpu().numpy())
 
     def encode(self, frames: Float[Tensor, "clip frame dim"], frame_mask: Bool[Tensor, "clip frame"]) -> Encoding:
         """Turn features into prefix vectors, `[C, 1 + num_segments, D]`."""
+        frames = frames.to(self.audio_tower.mel_mean.dtype)
         steps, mask = (frames, frame_mask) if self.config.freeze_encoder else self.audio_tower(frames, frame_mask)
         peak = steps.masked_fill(~mask[:, :, None], -torch.inf).amax(dim=1)
         mean = torch.where(mask[:, :, None], steps, 0.0).sum(dim=1) / mask.sum(dim=1, keepdim=True)

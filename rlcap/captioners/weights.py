@@ -75,8 +75,10 @@ def publish(module: nn.Module, *, trainable_only: bool = False) -> FlatWeights:
 def load_into(module: nn.Module, weights: FlatWeights) -> None:
     """Copy published weights into a module of the same architecture; nothing of it aliases the buffers afterwards.
 
+    A module that computes in another floating-point precision takes them rounded to it.
+
     Raises:
-        CheckpointError: If a tensor is missing, unknown, or of another shape or dtype; then nothing was changed.
+        CheckpointError: If a tensor is missing, unknown, or of another shape or kind; then nothing was changed.
     """
     own = _distinct_tensors(module)
     _check_fit(own, weights)
@@ -84,7 +86,7 @@ def load_into(module: nn.Module, weights: FlatWeights) -> None:
         target = own[place.name]
         # Shared memory is read-only and torch has no read-only tensors: copy first, then hand over.
         source = weights.buffers[place.dtype][place.start : place.start + target.numel()].copy()
-        target.copy_(torch.from_numpy(source).view(target.dtype).view(target.shape))
+        target.copy_(torch.from_numpy(source).view(getattr(torch, place.dtype)).view(target.shape))
 
 
 def _distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -106,11 +108,12 @@ def _check_fit(own: dict[str, Tensor], weights: FlatWeights) -> None:
     if strangers:
         raise CheckpointError(f"weights and captioner differ in {', '.join(strangers[:5])}: load the same checkpoint")
     for name, place in sent.items():
-        found = (_name(own[name].dtype), tuple(own[name].shape))
-        if found != (place.dtype, place.shape):
+        found, given = own[name], getattr(torch, place.dtype)
+        same_kind = found.dtype == given or (found.is_floating_point() and given.is_floating_point)
+        if not same_kind or tuple(found.shape) != place.shape:
             raise CheckpointError(
-                f"{name} is {found[0]}{list(found[1])} in this captioner but {place.dtype}{list(place.shape)} in the "
-                "weights: load the same checkpoint with the same precision"
+                f"{name} is {_name(found.dtype)}{list(found.shape)} in this captioner but {place.dtype}"
+                f"{list(place.shape)} in the weights: load the same checkpoint"
             )
 
 

@@ -40,7 +40,7 @@ settings most often changed:
   seed=0                          same seed, same result
   training.num_updates=<number>   how long PPO goes on
   training.controls=false         leave out the runs that show what hearing adds: saves time
-  algorithm=ppo|rloo|grpo         where the baseline of the advantages comes from
+  algorithm=ppo|rloo|grpo|scst    where the baseline of the advantages comes from
   cluster.num_actors=2            processes that caption clips"""
 
 _TRAIN_DETAILS = f"""\

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from rlcap.config.precision import Precision
 from rlcap.config.section import Section, must_be_a_share, must_be_positive, must_not_be_negative
 
 
@@ -78,6 +79,8 @@ class SamplingConfig(Section):
     """Draw from that many of the most probable tokens; 0 means from all."""
     top_p: float = 1.0
     """And of those, from the fewest that hold this share of the probability; 1 means from all."""
+    precision: Precision = Precision.float32
+    """Of policy and reference in the actors; bfloat16 implies `algorithm.recompute_log_probs`."""
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range."""

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,9 +18,11 @@ from rlcap.algorithm.caption_ppo import CAPTIONER, CaptionPPO, UpdateReport, bui
 from rlcap.algorithm.ray_session import without_advice
 from rlcap.algorithm.settings import RunPlan
 from rlcap.audio.quarantine import QuarantineList
-from rlcap.checkpoint import latest_good, prune, update_of, write_checkpoint
+from rlcap.checkpoint import latest_good, prune, set_aside, update_of, write_checkpoint
+from rlcap.config.algorithm import AlgorithmKind, PPOConfig
+from rlcap.config.precision import Precision
 from rlcap.config.run import RunConfig
-from rlcap.errors import CheckpointError
+from rlcap.errors import CheckpointError, GuardError
 from rlcap.metrics import MetricsWriter
 from rlcap.pipeline.interrupt import StopRequested, StopSignal
 from rlcap.pipeline.live_reward import LiveReward
@@ -112,6 +114,8 @@ class _Loop:
         except StopRequested:
             self._checkpoint()
             raise
+        except GuardError as guard:
+            raise self._stopped_by(guard) from guard
         finally:
             self._metrics.close()
 
@@ -126,6 +130,22 @@ class _Loop:
         last = report.update == self._training.num_updates
         if last or report.update % self._training.checkpoint_every_updates == 0:
             self._checkpoint()
+
+    def _stopped_by(self, guard: GuardError) -> GuardError:
+        """Set aside what the guard calls spoilt, and add to its message where the run can go on."""
+        rejected = set_aside(self._run.checkpoints, guard.first_spoilt)
+        aside = f"; {rejected[0]} is set aside" if rejected else ""
+        run_dir = Path(self._job.config.run_dir)
+        if run_dir.resolve() != self._run.path.resolve():  # a control: what it leaves behind is cleared away
+            again = f"rlcap train resume=true run_dir={run_dir} training.controls=false"
+            return GuardError(f"the control {self._job.name}: {guard}; do without controls: `{again}`")
+        good = latest_good(self._run.checkpoints)
+        if good is None:
+            return GuardError(
+                f"{guard}{aside}; there is no good checkpoint before it: start again, for example with {guard.remedy}"
+            )
+        again = f"rlcap train resume=true run_dir={run_dir} {guard.remedy}"
+        return GuardError(f"{guard}{aside}; the last good checkpoint is {good}: go on from there with `{again}`")
 
     def _note_failures(self, reasons: Iterable[str], update: int) -> None:
         """Say each reason once a run: how many captions were lost by them is among the metrics."""
@@ -186,15 +206,22 @@ def _algorithm(job: TuningJob, server: RewardServer) -> Iterator[CaptionPPO]:
         sampling=config.sampling,
         samples_per_clip=config.training.samples_per_clip,
         num_threads=max(1, int(config.cluster.actor_cpus)),
+        with_greedy=config.algorithm.kind is AlgorithmKind.scst,
     )
     client = server.client(hear_other_clips=job.hear_other_clips)
-    plan = RunPlan(actor, client, config.algorithm, config.training, config.cluster, config.seed)
+    plan = RunPlan(actor, client, _learning(config), config.training, config.cluster, config.seed)
     with without_advice():
         algorithm = build_algorithm(plan)
     try:
         yield algorithm
     finally:
         algorithm.stop()
+
+
+def _learning(config: RunConfig) -> PPOConfig:
+    """The learner's settings: log-probs of a sampler in bfloat16 are off by more than a rounding error."""
+    recompute = config.algorithm.recompute_log_probs or config.sampling.precision is Precision.bfloat16
+    return replace(config.algorithm, recompute_log_probs=recompute)
 
 
 def _resume(algorithm: CaptionPPO, run: RunDirectory) -> None:

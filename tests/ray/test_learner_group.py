@@ -24,7 +24,7 @@ from learner.rl_module import CAPTIONS, WEIGHTS, CaptionRLModule, captioner_modu
 from rlcap.captioners.captioner import Encoding, PolicyOutput
 from rlcap.captioners.weights import load_into
 from rlcap.config.algorithm import PPOConfig
-from rlcap.errors import ActorLostError, CheckpointError, RlcapError
+from rlcap.errors import ActorLostError, CheckpointError, GuardError, RlcapError
 from rlcap.types import PolicyFeatures, RewardBatch, RolloutBatch, ScoredRollouts
 
 VOCABULARY, WIDTH, MELS = 7, 6, 3
@@ -242,6 +242,15 @@ def test_a_refused_update_says_why_and_a_group_that_lost_learners_never_trains_o
     else:
         with pytest.raises(CheckpointError, match=r"learner\.pt is missing"):
             load_learners(group, tmp_path)
+
+
+def test_the_error_of_a_guard_comes_whole_from_another_process():
+    group = build_group(1, PPOConfig(min_entropy=1e9))
+    with pytest.raises(GuardError) as caught:
+        update_learners(group, put([sample(0)]))
+    group.shutdown()
+    assert str(caught.value).startswith("the guard min_entropy stopped update 1: ")
+    assert (caught.value.first_spoilt, caught.value.remedy) == (0, "algorithm.entropy_coef=0.01")
 
 
 def test_a_learner_that_dies_ends_the_update_of_the_others(group):

@@ -28,9 +28,11 @@ class SomeClips:
 class RewardOfLength:
     def __init__(self):
         self.num_requests = 0
+        self.captions = []
 
     def score(self, request):
         self.num_requests += 1
+        self.captions += request.captions
         scores = np.array([len(caption) for caption in request.captions], dtype=np.float32)
         return RewardBatch(scores, np.zeros(len(scores), dtype=bool), (), "length")
 
@@ -41,9 +43,18 @@ def reward():
 
 
 @pytest.fixture
-def actor(make_captioner, make_clips):
-    captioners = (make_captioner(), make_captioner())
-    return CaptionActor(SomeClips(make_clips(1.0)[0]), *captioners, SamplingConfig(max_new_tokens=4), GROUP)
+def make_actor(make_captioner, make_clips):
+    def make(**settings):
+        captioners = (make_captioner(), make_captioner())
+        clip = SomeClips(make_clips(1.0)[0])
+        return CaptionActor(clip, *captioners, SamplingConfig(max_new_tokens=4), GROUP, **settings)
+
+    return make
+
+
+@pytest.fixture
+def actor(make_actor):
+    return make_actor()
 
 
 def test_clips_that_cannot_be_used_are_left_out_and_listed(actor, reward):
@@ -62,3 +73,30 @@ def test_a_batch_without_a_usable_clip_has_no_rollouts_and_asks_nobody_for_score
     assert result.audio_s == 0
     assert [item.path for item in result.quarantined] == ["1.wav", "2.wav"]
     assert reward.num_requests == 0
+
+
+def test_greedy_captions_are_scored_in_the_same_request_and_are_no_rollouts(make_actor, reward):
+    batch = CursorBatch(7, 0, (0, 1, 0), seed=1)
+    plain = make_actor().caption(batch, 5, RewardOfLength()).scored
+    scored = make_actor(with_greedy=True).caption(batch, 5, reward).scored
+    assert plain.greedy_scores is None
+    assert np.array_equal(scored.rollouts.tokens, plain.rollouts.tokens), "greedy captions cost no randomness"
+    assert np.array_equal(scored.rewards.scores, plain.rewards.scores)
+    assert len(scored.rewards.failed) == len(scored.rollouts.captions) == 2 * GROUP
+    assert reward.num_requests == 1
+    first, second = reward.captions[2 * GROUP :]
+    assert first == second, "one clip, at two positions"
+    assert scored.greedy_scores.tolist() == [len(first), len(second)]
+
+
+def test_a_greedy_caption_without_a_score_leaves_the_others_theirs(make_actor):
+    class FailsOnTheLast(RewardOfLength):
+        def score(self, request):
+            scores = super().score(request).scores
+            failed = np.arange(len(scores)) == len(scores) - 1
+            return RewardBatch(np.where(failed, np.float32(np.nan), scores), failed, ("asleep",), "length")
+
+    scored = make_actor(with_greedy=True).caption(CursorBatch(0, 0, (0,), seed=1), 0, FailsOnTheLast()).scored
+    assert np.isnan(scored.greedy_scores).all()
+    assert not scored.rewards.failed.any()
+    assert scored.rewards.failure_reasons == ("asleep",)

@@ -97,18 +97,25 @@ def test_frozen_parameters_can_stay_behind():
 def test_weights_of_another_architecture_are_refused_before_anything_changes():
     target = Mixed(2)
     before = target.embedding.weight.clone()
-    wider, longer, coarser = Mixed(1), Mixed(1), Mixed(1)
+    wider, longer, counted = Mixed(1), Mixed(1), Mixed(1)
     wider.transposed = nn.Parameter(torch.zeros(4, 3))
     longer.extra = nn.Linear(1, 1)
-    coarser.scale = nn.Parameter(torch.zeros((), dtype=torch.bfloat16))
+    del counted.scale
+    counted.register_buffer("scale", torch.zeros((), dtype=torch.int64))
     for source, complaint in [
         (wider, r"transposed is float32\[3, 2\] in this captioner but float32\[4, 3\]"),
         (longer, r"differ in extra\.bias, extra\.weight"),
-        (coarser, r"scale is float32\[\] in this captioner but bfloat16\[\]"),
+        (counted, r"scale is float32\[\] in this captioner but int64\[\]"),
     ]:
         with pytest.raises(CheckpointError, match=complaint):
             load_into(target, publish(source))
     assert torch.equal(target.embedding.weight, before)
+
+
+def test_a_coarser_module_takes_weights_rounded():
+    source, target = nn.Linear(3, 3), nn.Linear(3, 3).to(torch.bfloat16)
+    load_into(target, publish(source))
+    assert torch.equal(target.weight, source.weight.to(torch.bfloat16))
 
 
 def test_weights_that_lack_a_tensor_are_refused():

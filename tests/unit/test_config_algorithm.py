@@ -1,8 +1,11 @@
 import re
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 
-from rlcap.config.algorithm import PPOConfig
+from rlcap.config.algorithm import AlgorithmKind, PPOConfig
+from rlcap.config.precision import Precision
 
 
 def test_the_defaults_have_no_faults():
@@ -21,8 +24,38 @@ def test_the_defaults_have_no_faults():
         ("learning_rate", float("nan"), "learning_rate must be above 0, got nan"),
         ("max_importance_weight", 0.5, r"max_importance_weight must be 1 or more, got 0\.5"),
         ("reward_clip", -1.0, "reward_clip must be 0 or more"),
+        ("dual_clip", 0.9, r"dual_clip must be above 1, or 0 for none, got 0\.9"),
+        ("dual_clip", -3.0, "dual_clip must be above 1"),
+        ("advantage_clip", -1.0, "advantage_clip must be 0 or more"),
+        ("kl_target", -1.0, "kl_target must be 0 or more"),
+        ("kl_horizon", 0.0, "kl_horizon must be above 0"),
+        ("kl_target", 60.0, r"max_kl must be above kl_target \(60\.0\), got 50\.0"),
+        ("microbatch_size", -1, "microbatch_size must be 0 or more"),
+        ("critic_warmup_updates", -1, "critic_warmup_updates must be 0 or more"),
+        ("max_kl", -1.0, "max_kl must be 0 or more"),
+        ("min_entropy", float("nan"), "min_entropy must be 0 or more, got nan"),
     ],
 )
 def test_a_value_out_of_range_is_named(name, value, fault):
     (found,) = PPOConfig(**{name: value}).faults()
     assert re.search(fault, found)
+
+
+def test_settings_that_exclude_each_other_are_named():
+    (found,) = PPOConfig(kl_target=6.0, kl_coef=0.0).faults()
+    assert found.startswith("kl_coef must be above 0 where kl_target is")
+    (found,) = PPOConfig(kind=AlgorithmKind.grpo, critic_warmup_updates=1).faults()
+    assert found == "critic_warmup_updates must be 0 where kind is grpo: there is no critic to warm up"
+
+
+def test_a_learner_that_computes_otherwise_does_not_trust_its_sampler():
+    assert PPOConfig().trusts_sampler
+    assert not PPOConfig(recompute_log_probs=True).trusts_sampler
+    assert not PPOConfig(precision=Precision.bfloat16).trusts_sampler
+
+
+def test_the_page_on_algorithms_names_every_setting_and_every_word():
+    page = (Path(__file__).parents[2] / "docs" / "algorithms.md").read_text(encoding="utf-8")
+    words = [field.name for field in fields(PPOConfig) if field.name != "kind"]
+    words += [kind.name for kind in AlgorithmKind]
+    assert [word for word in words if f"`{word}`" not in page] == []

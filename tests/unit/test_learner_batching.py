@@ -137,6 +137,15 @@ def test_a_caption_without_a_token_is_refused():
         merge([replace_rollouts(scored, action_mask=np.zeros_like(scored.rollouts.action_mask))])
 
 
+def test_greedy_scores_that_fit_no_clip_or_are_infinite_are_refused():
+    scored = make_scored(3)
+    num_clips = len(scored.rollouts.clip_ids)
+    with pytest.raises(RlcapError, match=f"rollout batch 3 has {num_clips} clips but {num_clips + 1} greedy scores"):
+        merge([dataclasses.replace(scored, greedy_scores=np.zeros(num_clips + 1, dtype=np.float32))])
+    with pytest.raises(RlcapError, match="rollout batch 3 has a greedy caption whose score is infinite"):
+        merge([dataclasses.replace(scored, greedy_scores=np.full(num_clips, np.inf, dtype=np.float32))])
+
+
 @given(st.lists(st.integers(0, 9), max_size=40), st.integers(1, 12), st.integers(0, 99))
 def test_every_clip_with_rollouts_is_dealt_once_and_no_minibatch_is_too_large(clips, minibatch_size, seed):
     clip_index = torch.tensor(clips, dtype=torch.int64)

@@ -34,10 +34,12 @@ def make_batch(seed, num_clips=2, num_tokens=4, *, version="v1"):
             action_mask=mask,
             temperature=1.0,
         ),
+        clip_ids=tuple(str(clip) for clip in range(num_clips)),
         log_probs=numbers(),
         ref_log_probs=numbers(),
         values=numbers(),
         scores=torch.tensor(rng.normal(3.0, 2.0, size=rows)),
+        greedy_scores=torch.tensor(rng.normal(2.5, 1.0, size=num_clips)).repeat_interleave(GROUP),
         truncated=torch.arange(rows) == 0,
         policy_version=torch.zeros(rows, dtype=torch.int64),
         reward_version=version,
@@ -46,9 +48,9 @@ def make_batch(seed, num_clips=2, num_tokens=4, *, version="v1"):
     )
 
 
-def slow_scores(scores, config):
+def slow_scores(scores, config, seen):
     if config.normalise_rewards:
-        scores = [(score - fmean(scores)) / (pstdev(scores) + 1e-6) for score in scores]
+        scores = [(score - fmean(seen)) / (pstdev(seen) + 1e-6) for score in scores]
     bound = config.reward_clip or math.inf
     return [min(max(score, -bound), bound) for score in scores]
 
@@ -56,7 +58,9 @@ def slow_scores(scores, config):
 def slow_advantages(batch, config):
     """Advantages of valid tokens, row after row."""
     mask = batch.captions.action_mask
-    scores, penalty = slow_scores(batch.scores.tolist(), config), config.kl_coef * (config.kl_in is KLPlace.reward)
+    seen = batch.scores.tolist()
+    scores, greedy = (slow_scores(one.tolist(), config, seen) for one in (batch.scores, batch.greedy_scores))
+    penalty = config.kl_coef * (config.kl_in is KLPlace.reward)
     rows = []
     for row, score in enumerate(scores):
         pairs = zip(batch.log_probs[row][mask[row]].tolist(), batch.ref_log_probs[row][mask[row]].tolist(), strict=True)
@@ -70,7 +74,9 @@ def slow_advantages(batch, config):
         first = row - row % GROUP
         group = totals[first : first + GROUP]
         others = [one for index, one in enumerate(group) if index != row % GROUP]
-        if config.kind is AlgorithmKind.rloo:
+        if config.kind is AlgorithmKind.scst:
+            advantage = totals[row] - greedy[row]
+        elif config.kind is AlgorithmKind.rloo:
             advantage = totals[row] - fmean(others)
         else:
             advantage = (totals[row] - fmean(group)) / (stdev(group) + 1e-4)
@@ -100,8 +106,11 @@ def slow_gae(rows, batch, config):
     st.booleans(),
     st.booleans(),
     st.sampled_from([0.0, 0.7, 10.0]),
+    st.sampled_from([0.0, 0.5]),
 )
-def test_advantages_match_the_slow_oracle_under_all_settings(seed, kind, kl_in, normalise, whiten, reward_clip):
+def test_advantages_match_the_slow_oracle_under_all_settings(
+    seed, kind, kl_in, normalise, whiten, reward_clip, advantage_clip
+):
     config = PPOConfig(
         kind=kind,
         kl_in=kl_in,
@@ -110,18 +119,22 @@ def test_advantages_match_the_slow_oracle_under_all_settings(seed, kind, kl_in, 
         normalise_rewards=normalise,
         whiten_advantages=whiten,
         reward_clip=reward_clip,
+        advantage_clip=advantage_clip,
     )
     batch = make_batch(seed)
     learned = compute_advantages(batch, config, RewardNormaliser())
     mask = batch.captions.action_mask
-    assert learned.advantages[mask].tolist() == pytest.approx(slow_advantages(batch, config), rel=1e-5, abs=1e-6)
+    bound = advantage_clip or math.inf
+    expected = [min(max(advantage, -bound), bound) for advantage in slow_advantages(batch, config)]
+    assert learned.advantages[mask].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert (learned.advantages[~mask] == 0).all()
 
 
-def test_returns_are_not_whitened():
+def test_returns_are_neither_whitened_nor_clipped():
     batch = make_batch(0)
     plain, whitened = (
-        compute_advantages(batch, PPOConfig(whiten_advantages=whiten), RewardNormaliser()) for whiten in (False, True)
+        compute_advantages(batch, PPOConfig(**settings), RewardNormaliser())
+        for settings in ({"whiten_advantages": False}, {"advantage_clip": 0.1})
     )
     assert torch.equal(plain.returns, whitened.returns)
     assert not torch.equal(plain.advantages, whitened.advantages)

@@ -55,24 +55,39 @@ def assert_matches(loss_of, slow_loss, mask, inputs):
     assert first.grad[mask].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-@given(cases(4), st.sampled_from([None, 7.0]))
-def test_policy_loss_and_its_gradient_match_the_slow_oracle(case, num_tokens):
+@given(cases(4), st.sampled_from([None, 7.0]), st.sampled_from([0.0, 1.1, 3.0]))
+def test_policy_loss_and_its_gradient_match_the_slow_oracle(case, num_tokens, dual_clip):
     mask, inputs = case
 
     def slow(tokens):
         total = 0.0
         for new, proximal, advantage, weight in tokens:
             ratio = math.exp(new - proximal)
-            total += min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage) * weight
+            surrogate = min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
+            total += (max(surrogate, dual_clip * advantage) if dual_clip and advantage < 0 else surrogate) * weight
         return -total / (num_tokens or len(tokens))
 
     inputs[3] = inputs[3].exp()  # weights are positive
     assert_matches(
-        lambda *given_inputs: policy_loss(*given_inputs, mask, clip_range=0.2, num_tokens=num_tokens).loss,
+        lambda *given_inputs: (
+            policy_loss(*given_inputs, mask, clip_range=0.2, dual_clip=dual_clip, divisor=num_tokens).loss
+        ),
         slow,
         mask,
         inputs,
     )
+
+
+@pytest.mark.parametrize(("advantage", "pull"), [(-1.0, 0.0), (1.0, 0.0)])
+def test_dual_clip_cuts_the_pull_of_a_token_that_has_become_far_too_likely(advantage, pull):
+    new = torch.tensor([[math.log(5.0)]], requires_grad=True)
+    old, advantages, mask = torch.zeros(1, 1), torch.tensor([[advantage]]), torch.tensor([[True]])
+    result = policy_loss(new, old, advantages, torch.ones(1, 1), mask, clip_range=0.2, dual_clip=3.0)
+    result.loss.backward()
+    assert result.loss.item() == pytest.approx(3.0 if advantage < 0 else -1.2)
+    assert float(new.grad) == pull
+    unbound = policy_loss(new.detach(), old, advantages, torch.ones(1, 1), mask, clip_range=0.2).loss
+    assert float(unbound) == pytest.approx(5.0 if advantage < 0 else -1.2)
 
 
 @given(cases(2))
@@ -179,7 +194,7 @@ def test_losses_of_parts_over_the_global_count_add_up_to_the_loss_of_the_whole(c
     mask, inputs = case
     whole = policy_loss(*inputs, mask, clip_range=0.2).loss
     parts = [
-        policy_loss(*(one[rows] for one in inputs), mask[rows], clip_range=0.2, num_tokens=float(mask.sum())).loss
+        policy_loss(*(one[rows] for one in inputs), mask[rows], clip_range=0.2, divisor=float(mask.sum())).loss
         for rows in (slice(cut), slice(cut, None))
     ]
     assert float(sum(parts)) == pytest.approx(float(whole))

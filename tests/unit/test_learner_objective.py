@@ -1,6 +1,7 @@
 """That each term of the objective gets the tensors that belong to it."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from learner.batching import Captions, Experience, Targets
 from learner.objective import AVERAGES, ppo_objective, switched_off
 from rlcap.captioners.captioner import PolicyOutput
-from rlcap.config.algorithm import AlgorithmKind, KLEstimator, KLPlace, PPOConfig
+from rlcap.config.algorithm import AlgorithmKind, KLEstimator, KLPlace, LossAggregation, PPOConfig
 
 MASK = torch.tensor([[True, True, False], [True, False, False]])
 CONFIG = PPOConfig(
@@ -42,34 +43,44 @@ def make_case(seed):
     return PolicyOutput(numbers(), numbers(), numbers()), Experience(captions, targets)
 
 
-def slow_terms(output, targets):
-    """Each term as a token mean, in plain Python floats."""
+def slow_terms(output, targets, aggregation=LossAggregation.token_mean, dual_clip=math.inf):
+    """Each term averaged over tokens, or over the means of captions, in plain Python floats."""
+    lengths = MASK.sum(dim=1).tolist()
+    if aggregation is LossAggregation.token_mean:
+        shares = [1 / sum(lengths)] * sum(lengths)
+    else:
+        shares = [1 / (length * len(lengths)) for length in lengths for _ in range(length)]
     columns = [output.log_probs, output.values, output.entropy]
     columns += [getattr(targets, name) for name in Targets.__dataclass_fields__]
     terms = dict.fromkeys(AVERAGES, 0.0)
-    for new, value, entropy, behaviour, proximal, ref, old_value, advantage, target in zip(
-        *(column[MASK].tolist() for column in columns), strict=True
+    for share, new, value, entropy, behaviour, proximal, ref, old_value, advantage, target in zip(
+        shares, *(column[MASK].tolist() for column in columns), strict=True
     ):
         ratio, weight = math.exp(new - proximal), min(math.exp(proximal - behaviour), 1.1)
         near = old_value + min(max(value - old_value, -0.3), 0.3)
-        terms["policy_loss"] -= weight * min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
-        terms["value_loss"] += 0.5 * max((value - target) ** 2, (near - target) ** 2)
-        terms["kl_loss"] += min(math.exp(new - behaviour), 1.1) * 0.5 * (new - ref) ** 2
-        terms["entropy"] += entropy
-        terms["approx_kl"] += ratio - 1 - math.log(ratio)
-        terms["clip_fraction"] += not 0.8 <= ratio <= 1.2
-        terms["value_clip_fraction"] += abs(value - old_value) > 0.3
-        terms["behaviour_kl"] += math.exp(new - behaviour) - 1 - (new - behaviour)
-        terms["importance_weight"] += weight
+        surrogate = min(ratio * advantage, min(max(ratio, 0.8), 1.2) * advantage)
+        surrogate = max(surrogate, dual_clip * advantage) if advantage < 0 else surrogate
+        terms["policy_loss"] -= share * weight * surrogate
+        terms["value_loss"] += share * 0.5 * max((value - target) ** 2, (near - target) ** 2)
+        terms["kl_loss"] += share * min(math.exp(new - behaviour), 1.1) * 0.5 * (new - ref) ** 2
+        terms["entropy"] += share * entropy
+        terms["approx_kl"] += share * (ratio - 1 - math.log(ratio))
+        terms["clip_fraction"] += share * (not 0.8 <= ratio <= 1.2)
+        terms["value_clip_fraction"] += share * (abs(value - old_value) > 0.3)
+        terms["behaviour_kl"] += share * (math.exp(new - behaviour) - 1 - (new - behaviour))
+        terms["importance_weight"] += share * weight
     terms["loss"] = terms["policy_loss"] + 0.7 * terms["value_loss"] - 0.1 * terms["entropy"] + 0.4 * terms["kl_loss"]
-    return [terms[name] / int(MASK.sum()) for name in AVERAGES]
+    return [terms[name] for name in AVERAGES]
 
 
+@pytest.mark.parametrize("aggregation", LossAggregation)
+@pytest.mark.parametrize("dual_clip", [0.0, 1.05])
 @pytest.mark.parametrize("seed", range(8))
-def test_every_term_matches_the_slow_oracle(seed):
+def test_every_term_matches_the_slow_oracle(seed, dual_clip, aggregation):
     output, experience = make_case(seed)
-    objective = ppo_objective(output, experience, CONFIG)
-    expected = slow_terms(output, experience.targets)
+    config = replace(CONFIG, dual_clip=dual_clip, loss_aggregation=aggregation)
+    objective = ppo_objective(output, experience, config)
+    expected = slow_terms(output, experience.targets, aggregation, dual_clip or math.inf)
     assert objective.averages.tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
     assert float(objective.loss) == pytest.approx(expected[AVERAGES.index("loss")])
 

@@ -8,146 +8,46 @@ import threading
 import numpy as np
 import pytest
 import torch
+from small_captioner import (
+    EOS,
+    MELS,
+    WIDTH,
+    SmallCaptioner,
+    ThreadedLearner,
+    edit,
+    experience_of,
+    gradient_of,
+    make_update,
+    sample,
+    weights_after,
+    weights_of,
+)
 from torch import nn
 
 from learner import saved_state
-from learner.advantages import Advantages
-from learner.batching import Experience, Targets, deal_clips, merge
+from learner.aggregation import count_units
+from learner.batching import deal_clips, merge
 from learner.objective import AVERAGES
-from learner.ppo_update import PPOUpdate
-from rlcap.captioners.captioner import Encoding, PolicyOutput
-from rlcap.config.algorithm import AlgorithmKind, KLEstimator, KLPlace, PPOConfig
+from rlcap.config.algorithm import AlgorithmKind, KLEstimator, KLPlace, LossAggregation
 from rlcap.errors import ActorLostError, CheckpointError, RlcapError
-from rlcap.types import PolicyFeatures, RewardBatch, RolloutBatch, ScoredRollouts
+from rlcap.types import PolicyFeatures, RewardBatch
 
-VOCABULARY, EOS, WIDTH, MELS = 7, 0, 6, 3
-CRITIC_FREE = [AlgorithmKind.rloo, AlgorithmKind.grpo]
-
-
-class SmallCaptioner(nn.Module):
-    """Predicts each token from the clip and the token before it."""
-
-    def __init__(self, seed=0, dropout=0.0):
-        super().__init__()
-        torch.manual_seed(seed)
-        self.audio = nn.Linear(MELS, WIDTH)
-        self.token = nn.Embedding(VOCABULARY, WIDTH)
-        self.dropout = nn.Dropout(dropout)
-        self.vocabulary = nn.Linear(WIDTH, VOCABULARY)
-        self.value_head = nn.Linear(WIDTH, 1)
-        self.clips_encoded = []
-
-    def encode(self, frames, frame_mask):
-        self.clips_encoded.append(len(frames))
-        total = torch.where(frame_mask[..., None], frames, 0.0).sum(dim=1)
-        return Encoding(self.audio(total / frame_mask.sum(dim=1, keepdim=True))[:, None])
-
-    def log_probs(self, encoding, clip_index, tokens, action_mask, temperature):
-        known = torch.where(action_mask, tokens, EOS)
-        before = nn.functional.pad(self.token(known[:, :-1]), (0, 0, 1, 0))
-        hidden = torch.tanh(self.dropout(encoding.states[clip_index] + before))
-        log_softmax = (self.vocabulary(hidden) / temperature).log_softmax(-1)
-        return PolicyOutput(
-            log_probs=log_softmax.gather(-1, known[..., None]).squeeze(-1),
-            values=self.value_head(hidden.detach()).squeeze(-1),
-            entropy=-(log_softmax.exp() * log_softmax).sum(-1),
-        )
+OF_GROUPS = [AlgorithmKind.rloo, AlgorithmKind.grpo]
+CRITIC_FREE = [*OF_GROUPS, AlgorithmKind.scst]
 
 
-def sample(captioner, batch_index=0, *, num_clips=4, group=4, version=0, score=None, failed=(), num_tokens=6):
-    """Random captions with the captioner's own log-probs and values; the last token of each is end-of-sequence."""
-    rng = np.random.default_rng(batch_index)
-    rows = num_clips * group
-    lengths = rng.integers(1, num_tokens + 1, size=rows)
-    tokens = rng.integers(1, VOCABULARY, size=(rows, num_tokens))
-    tokens[np.arange(num_tokens) >= lengths[:, None] - 1] = EOS
-    frames = rng.normal(size=(num_clips, 5, MELS)).astype(np.float32)
-    frame_mask = np.ones(frames.shape[:2], dtype=bool)
-    clip_index = np.repeat(np.arange(num_clips), group)
-    action_mask = np.arange(num_tokens) < lengths[:, None]
-    with torch.no_grad():
-        output = captioner.eval().log_probs(
-            captioner.encode(torch.tensor(frames), torch.tensor(frame_mask)),
-            torch.tensor(clip_index),
-            torch.tensor(tokens),
-            torch.tensor(action_mask),
-            0.8,
-        )
-    marks = np.isin(np.arange(rows), failed)
-    scores = rng.normal(size=rows)
-    if score is not None:
-        scores = np.array([score(row[:length]) for row, length in zip(tokens, lengths, strict=True)])
-    rollouts = RolloutBatch(
-        clip_ids=tuple(str(clip) for clip in range(num_clips)),
-        features=PolicyFeatures(frames, frame_mask),
-        clip_index=clip_index,
-        tokens=tokens,
-        action_mask=action_mask,
-        log_probs=output.log_probs.numpy().copy(),
-        ref_log_probs=(output.log_probs.numpy() + rng.normal(scale=0.1, size=tokens.shape)).astype(np.float32),
-        values=output.values.numpy().copy(),
-        truncated=np.zeros(rows, dtype=bool),
-        captions=("",) * rows,
-        temperature=0.8,
-        policy_version=version,
-        batch_index=batch_index,
-    )
-    return ScoredRollouts(rollouts, RewardBatch(np.where(marks, np.nan, scores).astype(np.float32), marks, (), "v1"))
-
-
-def edit(scored, **changes):
-    return dataclasses.replace(scored, rollouts=dataclasses.replace(scored.rollouts, **changes))
-
-
-def make_update(captioner=None, *, seed=0, collective=None, **settings):
-    defaults = {"learning_rate": 1e-2, "value_learning_rate": 1e-2, "minibatch_size": 8}
-    config = PPOConfig(**(defaults | settings))
-    assert list(config.faults()) == []
-    return PPOUpdate(captioner or SmallCaptioner(), config, seed=seed, collective=collective)
-
-
-def weights_of(update):
-    return torch.cat([parameter.detach().reshape(-1) for parameter in update.captioner.parameters()])
-
-
-def weights_after(*updates_of, **settings):
-    """Weights of a fresh captioner after these updates."""
-    update = make_update(**settings)
-    for scored in updates_of:
-        update.update(scored)
-    return weights_of(update)
-
-
-def experience_of(scored, captioner):
-    """An update's experience with made-up advantages, and a policy that has moved since it sampled."""
-    batch = merge(scored)
-    generator = torch.Generator().manual_seed(3)
-    advantages, returns, moved = (torch.randn(batch.log_probs.shape, generator=generator) for _ in range(3))
-    learned = Advantages(advantages, returns)
-    proximal = batch.log_probs + 0.1 * moved
-    return Experience(
-        batch.captions,
-        Targets(batch.log_probs, proximal, batch.ref_log_probs, batch.values, learned.advantages, learned.returns),
-    )
-
-
-def gradient_of(update):
-    return torch.cat(
-        [(torch.zeros_like(one) if one.grad is None else one.grad).reshape(-1) for one in update.captioner.parameters()]
-    )
-
-
+@pytest.mark.parametrize("aggregation", LossAggregation)
 @pytest.mark.parametrize("minibatch_size", [1, 5, 8, 12])
-def test_minibatch_gradients_average_to_the_gradient_of_the_whole_batch(minibatch_size):
-    update = make_update(kl_in=KLPlace.loss, entropy_coef=0.1)
+def test_minibatch_gradients_average_to_the_gradient_of_the_whole_batch(minibatch_size, aggregation):
+    update = make_update(kl_in=KLPlace.loss, entropy_coef=0.1, loss_aggregation=aggregation)
     experience = experience_of([sample(update.captioner, one, num_clips=3) for one in range(2)], update.captioner)
-    num_tokens = int(experience.captions.action_mask.sum())
-    whole_averages = update.compute_gradient(experience, torch.arange(6), num_tokens=num_tokens)
+    num_units = int(count_units(experience.captions.action_mask, aggregation).sum())
+    whole_averages = update.compute_gradient(experience, torch.arange(6), num_units=num_units)
     whole = gradient_of(update)
     minibatches = deal_clips(experience.captions.clip_index, minibatch_size, [0])
     parts, averages = [], []
     for clips in minibatches:
-        averages.append(update.compute_gradient(experience, clips, num_tokens=num_tokens / len(minibatches)))
+        averages.append(update.compute_gradient(experience, clips, num_units=num_units / len(minibatches)))
         parts.append(gradient_of(update))
     torch.testing.assert_close(sum(parts) / len(parts), whole, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(sum(averages) / len(averages), whole_averages, rtol=1e-5, atol=1e-6)
@@ -156,7 +56,7 @@ def test_minibatch_gradients_average_to_the_gradient_of_the_whole_batch(minibatc
 def test_the_loss_is_the_weighted_sum_of_its_terms():
     update = make_update(kl_in=KLPlace.loss, kl_estimator=KLEstimator.k3, entropy_coef=0.1, value_coef=0.3, kl_coef=0.7)
     experience = experience_of([sample(update.captioner)], update.captioner)
-    averages = update.compute_gradient(experience, torch.arange(4), num_tokens=10.0)
+    averages = update.compute_gradient(experience, torch.arange(4), num_units=10.0)
     named = dict(zip(AVERAGES, averages.tolist(), strict=True))
     expected = named["policy_loss"] + 0.3 * named["value_loss"] - 0.1 * named["entropy"] + 0.7 * named["kl_loss"]
     assert named["loss"] == pytest.approx(expected)
@@ -164,7 +64,8 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
 
 
 @pytest.mark.parametrize("kind", AlgorithmKind)
-def test_padding_changes_no_weight(kind):
+@pytest.mark.parametrize("aggregation", LossAggregation)
+def test_padding_changes_no_weight(kind, aggregation):
     scored = sample(SmallCaptioner())
     arrays = scored.rollouts
 
@@ -179,8 +80,9 @@ def test_padding_changes_no_weight(kind):
         action_mask=widened(arrays.action_mask, fill=False),
         **{name: widened(getattr(arrays, name), np.nan) for name in ("log_probs", "ref_log_probs", "values")},
     )
+    settings = {"kind": kind, "loss_aggregation": aggregation}
     torch.testing.assert_close(
-        weights_after([padded], kind=kind), weights_after([scored], kind=kind), rtol=0, atol=1e-6
+        weights_after([padded], **settings), weights_after([scored], **settings), rtol=0, atol=1e-6
     )
 
 
@@ -231,31 +133,21 @@ def test_an_update_whose_every_reward_failed_takes_no_step_and_says_so():
     assert (metrics["learner/num_optimizer_steps"], metrics["rollout/failed"], update.policy_version) == (0, 16, 1)
 
 
-class ThreadedLearner:
-    """One of several learners that meet at a barrier."""
-
-    def __init__(self, rank, barrier, board):
-        self.rank, self.num_learners = rank, barrier.parties
-        self._barrier, self._board = barrier, board
-
-    def _all(self, tensor):
-        self._board[self.rank] = tensor.clone()
-        self._barrier.wait(timeout=30)
-        everyone = [self._board[rank] for rank in range(self.num_learners)]
-        self._barrier.wait(timeout=30)
-        return everyone
-
-    def sum_in_place(self, tensor):
-        tensor.copy_(sum(self._all(tensor)))
-
-    def copy_from_first(self, tensor):
-        tensor.copy_(self._all(tensor)[0])
+OPTIONS = {
+    "kl_target": 1.0,
+    "dual_clip": 3.0,
+    "advantage_clip": 2.0,
+    "loss_aggregation": LossAggregation.caption_mean,
+    "critic_warmup_updates": 1,
+    "microbatch_size": 3,
+    "recompute_log_probs": True,
+}
 
 
-@pytest.mark.parametrize("kind", [AlgorithmKind.ppo, AlgorithmKind.rloo])
+@pytest.mark.parametrize("options", [{}, {"kind": AlgorithmKind.rloo}, OPTIONS], ids=["ppo", "rloo", "options"])
 @pytest.mark.parametrize("num_learners", [2, 3])
-def test_several_learners_do_what_one_does(num_learners, kind):
-    settings = {"kind": kind, "minibatch_size": 12}
+def test_several_learners_do_what_one_does(num_learners, options):
+    settings = {"minibatch_size": 12, **options}
     rollouts = [[sample(SmallCaptioner(), 2 * one, num_clips=3), sample(SmallCaptioner(), 2 * one + 1, num_clips=4)]
                 for one in range(3)]  # fmt: skip
     barrier, board, results = threading.Barrier(num_learners), {}, {}
@@ -362,7 +254,7 @@ def test_a_loss_that_is_not_finite_stops_the_update_before_the_step():
     with torch.no_grad():
         update.captioner.vocabulary.bias[2] = math.nan
     before = weights_of(update)
-    with pytest.raises(RlcapError, match=r"update 2: the loss is nan and the norm of its gradient nan"):
+    with pytest.raises(RlcapError, match=r"update 2: the loss is nan and the norm of its gradient nan, on .*"):
         update.update([scored])
     assert torch.equal(weights_of(update).nan_to_num(), before.nan_to_num())
 
@@ -380,8 +272,8 @@ def test_long_gradients_are_scaled_down():
     free, bound = make_update(max_grad_norm=1e9), make_update(max_grad_norm=1e-3)
     for update in (free, bound):
         experience = experience_of([sample(update.captioner)], update.captioner)
-        update.compute_gradient(experience, torch.arange(4), num_tokens=1.0)
-        update._step(torch.zeros(len(AVERAGES)))
+        update.compute_gradient(experience, torch.arange(4), num_units=1.0)
+        update._step(torch.zeros(len(AVERAGES)), experience, torch.arange(4))
     assert gradient_of(bound).norm() == pytest.approx(1e-3, rel=1e-3)
     assert gradient_of(free).norm() > 1
 
@@ -473,9 +365,9 @@ def test_a_token_counts_the_same_in_every_minibatch_however_uneven():
     scored = sample(update.captioner, num_clips=3, group=4)  # minibatches of two clips and of one
     divisors, compute_gradient = [], update.compute_gradient
 
-    def spy(experience, clips, *, num_tokens):
-        divisors.append(num_tokens)
-        return compute_gradient(experience, clips, num_tokens=num_tokens)
+    def spy(experience, clips, *, num_units):
+        divisors.append(num_units)
+        return compute_gradient(experience, clips, num_units=num_units)
 
     update.compute_gradient = spy
     update.update([scored])
@@ -516,8 +408,30 @@ def test_kinds_without_a_critic_leave_the_value_head_alone(kind):
         assert torch.equal(value, before[name])
 
 
-@pytest.mark.parametrize("kind", CRITIC_FREE)
-def test_kinds_without_a_critic_refuse_single_captions(kind):
+def test_a_clip_whose_greedy_caption_has_no_score_counts_as_if_its_rollouts_had_failed():
+    failed = sample(SmallCaptioner(), failed=range(4, 8))
+    greedy_scores = failed.greedy_scores.copy()
+    greedy_scores[1] = np.nan
+    lost = dataclasses.replace(sample(SmallCaptioner()), greedy_scores=greedy_scores)
+    assert torch.equal(weights_after([lost], kind=AlgorithmKind.scst), weights_after([failed], kind=AlgorithmKind.scst))
+    metrics = make_update(kind=AlgorithmKind.scst).update([lost])
+    assert (metrics["rollout/failed"], metrics["rollout/num_rollouts"]) == (4, 12)
+    assert metrics["rollout/greedy_reward_mean"] == pytest.approx(float(greedy_scores[[0, 2, 3]].mean()))
+
+
+def test_scst_learns_from_single_captions_and_refuses_clips_without_a_greedy_one():
+    scored = sample(SmallCaptioner(), group=1)
+    scored = dataclasses.replace(scored, greedy_scores=scored.greedy_scores + 1)
+    update = make_update(kind=AlgorithmKind.scst)
+    before = weights_of(update)
+    update.update([scored])
+    assert not torch.equal(weights_of(update), before)
+    with pytest.raises(RlcapError, match="scst compares captions with the greedy one of their clip"):
+        make_update(kind=AlgorithmKind.scst).update([dataclasses.replace(scored, greedy_scores=None)])
+
+
+@pytest.mark.parametrize("kind", OF_GROUPS)
+def test_kinds_that_compare_captions_refuse_single_ones(kind):
     with pytest.raises(RlcapError, match=f"{kind.value} compares the captions of a clip"):
         make_update(kind=kind).update([sample(SmallCaptioner(), group=1)])
 

@@ -9,10 +9,11 @@ from rlcap.algorithm.caption_ppo import UpdateReport
 from rlcap.checkpoint import latest_good, update_of
 from rlcap.config.run import RunConfig
 from rlcap.config.training import TrackingConfig, TrainingConfig
+from rlcap.errors import GuardError
 from rlcap.metrics import read_metrics
 from rlcap.pipeline.interrupt import StopRequested, StopSignal
 from rlcap.pipeline.tuning import TuningJob, _Loop, read_failures
-from rlcap.run_directory import create_run_directory
+from rlcap.run_directory import RunDirectory, create_run_directory
 
 METRICS = {"rollout/failed": 1.0, "time/captions_per_s": 100.0}
 
@@ -28,11 +29,14 @@ class PretendedReward:
 class PretendedPPO:
     """Updates that fail for given reasons, by number."""
 
-    def __init__(self, reasons, first=0):
+    def __init__(self, reasons, first=0, guard=None):
         self.num_updates_done = first
         self._reasons = reasons
+        self._guard = guard
 
     def train(self):
+        if self._guard is not None and self.num_updates_done == 3:
+            raise self._guard
         self.num_updates_done += 1
         reasons = self._reasons.get(self.num_updates_done, ())
         self.last_report = UpdateReport(self.num_updates_done, METRICS, (), reasons, ("a batch",))
@@ -95,3 +99,50 @@ def test_a_stopped_run_leaves_a_checkpoint_of_its_last_update(job, monkeypatch):
         _Loop(job, run, algorithm, PretendedReward()).run(stop)
     assert update_of(latest_good(run.checkpoints)) == 3
     assert read_metrics(run)["update"].to_pylist() == [1, 2, 3]
+
+
+def stop_by(guard, job, run, name="main"):
+    job.config.training.checkpoint_every_updates = 1
+    job = TuningJob(name, job.config, source=None, baseline=job.baseline, reward=job.reward)
+    with pytest.raises(GuardError) as caught:
+        _Loop(job, run, PretendedPPO({}, guard=guard), PretendedReward()).run(StopSignal())
+    return str(caught.value)
+
+
+def test_a_guard_that_stops_a_run_tells_where_and_how_to_go_on(job):
+    run = create_run_directory(job.config)
+    guard = GuardError("a guard stopped update 4", first_spoilt=4, remedy="algorithm.learning_rate=5e-06")
+    assert stop_by(guard, job, run) == (
+        f"a guard stopped update 4; the last good checkpoint is {run.checkpoints}/update-000003: go on from there "
+        f"with `rlcap train resume=true run_dir={run.path} algorithm.learning_rate=5e-06`"
+    )
+    assert read_metrics(run)["update"].to_pylist() == [1, 2, 3]
+
+
+def test_checkpoints_of_weights_that_a_guard_calls_spoilt_are_set_aside(job):
+    run = create_run_directory(job.config)
+    message = stop_by(GuardError("a guard stopped update 4", first_spoilt=3, remedy="x=1"), job, run)
+    assert f"; {run.checkpoints}/rejected-update-000003 is set aside; the last good checkpoint is" in message
+    assert update_of(latest_good(run.checkpoints)) == 2
+
+
+def test_a_run_whose_every_checkpoint_is_spoilt_has_to_start_again(job):
+    run = create_run_directory(job.config)
+    message = stop_by(GuardError("a guard stopped update 4", first_spoilt=1, remedy="algorithm.kl_coef=0.1"), job, run)
+    assert message.endswith(
+        "there is no good checkpoint before it: start again, for example with algorithm.kl_coef=0.1"
+    )
+    assert latest_good(run.checkpoints) is None
+
+
+def test_a_control_that_a_guard_stops_is_told_apart_from_the_run_itself(job, tmp_path):
+    create_run_directory(job.config)
+    aside = RunDirectory(tmp_path / "cache" / "run")
+    aside.path.mkdir(parents=True)
+    message = stop_by(
+        GuardError("a guard stopped update 4", first_spoilt=4, remedy="x=1"), job, aside, name="text_only"
+    )
+    assert message == (
+        "the control text_only: a guard stopped update 4; do without controls: "
+        f"`rlcap train resume=true run_dir={job.config.run_dir} training.controls=false`"
+    )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from rlcap.checkpoint import CHECKSUMS, latest_good, prune, update_of, verify_checkpoint, write_checkpoint
+from rlcap.checkpoint import CHECKSUMS, latest_good, prune, set_aside, update_of, verify_checkpoint, write_checkpoint
 from rlcap.errors import CheckpointError
 
 
@@ -137,3 +137,18 @@ def test_what_cannot_be_a_checkpoint_is_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match="expected update-<number>, got weights"):
         update_of(tmp_path / "weights")
     assert latest_good(tmp_path) is None
+
+
+def test_what_is_set_aside_stays_on_disk_and_no_run_goes_on_with_it(tmp_path: Path):
+    for update in (10, 20, 30):
+        write_checkpoint(tmp_path, update, fill(str(update)))
+    for _ in range(2):  # a run that went on from update 10 and came to grief again
+        moved = set_aside(tmp_path, from_update=20)
+        assert [path.name for path in moved] == ["rejected-update-000030", "rejected-update-000020"]
+        assert latest_good(tmp_path) == tmp_path / "update-000010"
+        for update in (20, 30):
+            write_checkpoint(tmp_path, update, fill(str(update)))
+    prune(tmp_path, keep_last=1)
+    assert names(tmp_path) == ["rejected-update-000020", "rejected-update-000030", "update-000030"]
+    verify_checkpoint(moved[0])
+    assert set_aside(tmp_path, from_update=31) == []
