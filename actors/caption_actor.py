@@ -90,6 +90,7 @@ class CaptionActor:
             sampled.tokens,
             sampled.action_mask,
             self._sampling.temperature,
+            sampled.support_sizes,
         )
         rollouts = RolloutBatch(
             clip_ids=tuple(clip.clip_id for clip in clips),

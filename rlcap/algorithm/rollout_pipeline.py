@@ -24,7 +24,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.audio_cursor import AudioCursor, CursorBatch
 from actors.env_runner import RewardReference, RolloutInfo
 from rlcap.algorithm.attendance import Attendance
-from rlcap.errors import ActorLostError, DataError, RlcapError
+from rlcap.errors import ActorLostError, DataError, RlcapError, in_one_line
 from rlcap.types import Quarantined
 
 log = logging.getLogger(__name__)
@@ -209,7 +209,13 @@ class RolloutPipeline:
             self._ask_again(request, lost)
         except RayTaskError as failed:
             cause = failed.cause
-            raise (cause if isinstance(cause, RlcapError) else failed) from failed
+            if isinstance(cause, RlcapError):
+                raise cause from failed
+            log.exception("a caption actor failed")
+            raise RlcapError(
+                f"a caption actor failed on batch {request.task.batch.batch_index}: {type(cause).__name__}: "
+                f"{in_one_line(cause)}"
+            ) from None
         else:
             if info.num_captions:
                 self._unusable.clear()

@@ -73,7 +73,8 @@ def pool_segments(
     # A clip shorter than its segments leaves some without a step of their own: those take the nearest.
     windows = windows + 1e-3 * torch.exp(-4 * (place[:, None, :] - centres[None, :, None]).abs() / spacing)
     windows = torch.where(mask[:, None, :], windows, 0.0)
-    return (windows / windows.sum(dim=2, keepdim=True).clamp(min=1e-9)) @ steps
+    shares = windows / windows.sum(dim=2, keepdim=True).clamp(min=1e-9)
+    return shares.to(steps.dtype) @ steps
 
 
 def _pad_to_whole_steps(

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from actors.audio_cursor import CursorBatch
 from actors.caption_actor import CaptionActor
 from rlcap.config.captioner import SamplingConfig
+from rlcap.config.precision import Precision
 from rlcap.types import Quarantined, RewardBatch
 
 GROUP = 3
@@ -100,3 +102,17 @@ def test_a_greedy_caption_without_a_score_leaves_the_others_theirs(make_actor):
     assert np.isnan(scored.greedy_scores).all()
     assert not scored.rewards.failed.any()
     assert scored.rewards.failure_reasons == ("asleep",)
+
+
+def test_an_actor_in_bfloat16_is_off_by_little_and_by_more_than_a_rounding_error(make_captioner, make_clips, reward):
+    clip, sampling = SomeClips(make_clips(1.0)[0]), SamplingConfig(max_new_tokens=8, precision=Precision.bfloat16)
+    actor = CaptionActor(clip, make_captioner(), make_captioner(), sampling, 16)
+    rollouts = actor.caption(CursorBatch(7, 0, (0,), seed=1), 5, reward).scored.rollouts
+    exact = make_captioner()
+    features = [torch.from_numpy(array) for array in (rollouts.features.frames, rollouts.features.frame_mask)]
+    captions = [torch.from_numpy(array) for array in (rollouts.clip_index, rollouts.tokens, rollouts.action_mask)]
+    with torch.no_grad():
+        learner = exact.log_probs(exact.encode(*features), *captions, temperature=1.0).log_probs.numpy()
+    off = np.abs(learner - rollouts.log_probs)[rollouts.action_mask]
+    assert rollouts.log_probs.dtype == np.float32
+    assert 1e-4 < off.max() < 0.5
