@@ -13,7 +13,14 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import AutoModelForMultimodalLM, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AudioFlamingo3ForConditionalGeneration,
+    AutoConfig,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+    Qwen2AudioForConditionalGeneration,
+)
 from transformers.masking_utils import create_bidirectional_mask
 
 from rlcap.audio.resampling import resample
@@ -24,6 +31,11 @@ from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.errors import CheckpointError
 from rlcap.types import Clip, PolicyFeatures
 
+MODELS = {
+    "qwen2_audio": Qwen2AudioForConditionalGeneration,
+    "audioflamingo3": AudioFlamingo3ForConditionalGeneration,
+}
+"""By model type: transformers has no auto class that knows both."""
 DEFAULT_PROMPT = "Describe the sounds of this recording in one sentence."
 
 
@@ -31,12 +43,14 @@ class AudioLlmCaptioner(PretrainedCaptioner):
     """The chat template with the clip's audio and the prompt stands in front of the caption."""
 
     family = "audio_llm"
-    model_types: ClassVar[tuple[str, ...]] = ("qwen2_audio", "audioflamingo3")
+    model_types: ClassVar[tuple[str, ...]] = tuple(MODELS)
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, parts: TunedParts) -> None:
         super().__init__(model, processor, parts)
         self._before_ids, self._after_ids = self._find_prompt_ids()
-        self.forbidden_tokens = (processor.audio_token_id,)
+        settings = model.generation_config
+        self.forbidden_tokens = tuple({*(settings.suppress_tokens or ()), processor.audio_token_id})
+        self.forbidden_first_tokens = tuple(settings.begin_suppress_tokens or ())
 
     @property
     def encoder(self) -> nn.Module:
@@ -99,7 +113,8 @@ class AudioLlmCaptioner(PretrainedCaptioner):
     def read(cls, directory: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
         """Read model and processor."""
         processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
-        return load_model(AutoModelForMultimodalLM, directory), processor
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        return load_model(MODELS[config.model_type], directory), processor
 
     def _find_prompt_ids(self) -> tuple[list[int], list[int]]:
         """Return the tokens of the chat before and after the audio."""

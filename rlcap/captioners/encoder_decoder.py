@@ -115,9 +115,18 @@ class EncoderDecoderCaptioner(PretrainedCaptioner):
         return isinstance(self.model, WhisperForConditionalGeneration)
 
     def _find_prompt_ids(self) -> list[int]:
-        begins: list[int] = getattr(self.tokenizer, "prefix_tokens", None) or [
-            self.model.generation_config.decoder_start_token_id or self.model.config.decoder_start_token_id
-        ]
+        """Return what the library's own generation begins with, and the prompt behind it."""
+        begins: list[int] | None = getattr(self.tokenizer, "prefix_tokens", None)
+        if begins is None:
+            settings = self.model.generation_config
+            known = (settings.decoder_start_token_id, self.model.config.decoder_start_token_id, settings.bos_token_id)
+            start = next((token for token in known if token is not None), None)
+            if start is None:
+                raise CheckpointError(
+                    f"this {self.model.config.model_type} names no decoder_start_token_id in generation_config.json: "
+                    "add the token that its captions begin behind"
+                )
+            begins = [start] if settings.forced_bos_token_id is None else [start, settings.forced_bos_token_id]
         return [*begins, *self.tokenizer(self.parts.prompt, add_special_tokens=False).input_ids]
 
     def _hear(

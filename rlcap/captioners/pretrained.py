@@ -29,6 +29,19 @@ from rlcap.captioners.value_head import VALUE_HEAD_FILE, load_value_head, new_va
 from rlcap.config.captioner import DecoderTuning
 from rlcap.errors import CheckpointError
 
+SHAPING = (
+    "repetition_penalty",
+    "encoder_repetition_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "exponential_decay_length_penalty",
+    "min_length",
+    "min_new_tokens",
+    "num_beams",
+)
+"""Settings of generation by which another token than the most probable one may be written next."""
+
 
 class PretrainedCaptioner(Captioner):
     """A model and processor of transformers; a subclass says how clips become a decoder's context."""
@@ -114,14 +127,25 @@ class PretrainedCaptioner(Captioner):
     def save(self, directory: Path) -> None:
         """Write a checkpoint that plain transformers loads, value head and `rlcap.json` beside it."""
         directory.mkdir(parents=True, exist_ok=True)
+        self._generate_as_tuned()
         if self.parts.adapters_alone and self._base is not None and has_adapters(self.model):
             save_adapters(self.model, os.path.relpath(self._base, directory), directory)
+            self.model.generation_config.save_pretrained(directory)
         else:
             merged = merged_state(self.model) if has_adapters(self.model) else None
             self.model.save_pretrained(directory, state_dict=merged)
         self.processor.save_pretrained(directory)
         self.parts.write(directory)
         save_value_head(self.value_head, directory)
+
+    def _generate_as_tuned(self) -> None:
+        """Have `generate` draw from the distribution that is tuned here: it would reshape it in ways of its own."""
+        settings = self.model.generation_config
+        for name in SHAPING:
+            setattr(settings, name, None)
+        settings.eos_token_id = list(self.eos_token_ids) if len(self.eos_token_ids) > 1 else self.eos_token_ids[0]
+        settings.suppress_tokens = list(self.forbidden_tokens) or None
+        settings.begin_suppress_tokens = list(self.forbidden_first_tokens) or None
 
     @classmethod
     def load(cls, directory: Path) -> Self:

@@ -119,7 +119,7 @@ def speech_gpt2():
             add_cross_attention=True,
         )
     )
-    return _speech_encoder_decoder(decoder, start=0, normalise_whole_layers=True)
+    return _speech_encoder_decoder(decoder, normalise_every_layer=True)
 
 
 def speech_bart():
@@ -134,10 +134,11 @@ def speech_bart():
             max_position_embeddings=64,
             is_decoder=True,
             add_cross_attention=True,
-            forced_eos_token_id=None,
         )
     )
-    return _speech_encoder_decoder(decoder, start=1, normalise_whole_layers=False)
+    model, processor = _speech_encoder_decoder(decoder, normalise_every_layer=False)
+    model.generation_config.forced_bos_token_id = processor.tokenizer.convert_tokens_to_ids("<s>")
+    return model, processor
 
 
 def qwen2_audio():
@@ -234,7 +235,7 @@ def _gpt2_tokenizer():
     return _byte_pairs(GPT2Tokenizer, ("<|endoftext|>", "<s>"), pad_token="<|endoftext|>")
 
 
-def _speech_encoder_decoder(decoder, *, start, normalise_whole_layers):
+def _speech_encoder_decoder(decoder, *, normalise_every_layer):
     encoder = Wav2Vec2Model(
         Wav2Vec2Config(
             hidden_size=WIDTH,
@@ -246,16 +247,16 @@ def _speech_encoder_decoder(decoder, *, start, normalise_whole_layers):
             conv_stride=(8, 8, 5),
             num_conv_pos_embeddings=16,
             num_conv_pos_embedding_groups=2,
-            feat_extract_norm="layer" if normalise_whole_layers else "group",
-            do_stable_layer_norm=normalise_whole_layers,
+            feat_extract_norm="layer" if normalise_every_layer else "group",
+            do_stable_layer_norm=normalise_every_layer,
         )
     )
     model = SpeechEncoderDecoderModel(encoder=encoder, decoder=decoder)
-    known = {"decoder_start_token_id": start, "pad_token_id": 0, "eos_token_id": 0}
+    known = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 0}
     for name, token in known.items():
         setattr(model.config, name, token)
     model.generation_config = GenerationConfig(**known)
-    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=normalise_whole_layers)
+    extractor = Wav2Vec2FeatureExtractor(return_attention_mask=normalise_every_layer)
     return model, Wav2Vec2Processor(extractor, _gpt2_tokenizer())
 
 
