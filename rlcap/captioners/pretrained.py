@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -166,6 +167,14 @@ class PretrainedCaptioner(Captioner):
         if (directory / VALUE_HEAD_FILE).is_file():
             load_value_head(captioner.value_head, directory)
         return captioner
+
+
+def pad_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Put arrays side by side, zeros behind all but the longest."""
+    padded = np.zeros((len(rows), max(map(len, rows)), *rows[0].shape[1:]), dtype=rows[0].dtype)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
+    return padded
 
 
 def load_model(auto_class: Any, directory: Path) -> PreTrainedModel:  # noqa: ANN401 - transformers' auto classes

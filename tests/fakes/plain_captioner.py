@@ -60,7 +60,7 @@ class PlainCaptioner:
     def inputs(self, *waveforms):
         """What the processor makes of clips and prompt."""
         if self._is_llm:
-            settings = {"sampling_rate": SAMPLE_RATE_HZ, "padding": True, "return_tensors": "pt"}
+            settings = {"sampling_rate": SAMPLE_RATE_HZ, "text_kwargs": {"padding": True}, "return_tensors": "pt"}
             return dict(self.processor(text=[self.chat()] * len(waveforms), audio=list(waveforms), **settings))
         heard = self.processor(list(waveforms), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt")
         return {**heard, "decoder_input_ids": torch.tensor([self._start()] * len(waveforms))}

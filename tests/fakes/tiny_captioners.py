@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from tiny_models import WHISPER_PROMPT
 
-from actors.sampler import sample_captions
+from actors.sampler import SampledCaptions, sample_captions
 from rlcap.captioners.loading import adopt_captioner
 from rlcap.config.captioner import CaptionerConfig
 
@@ -36,7 +36,10 @@ def sample(captioner, encoding, clip_index, *, temperature=1.0, max_new_tokens=1
     """Draw captions; without a seed, the most probable ones."""
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     settings = {"temperature": temperature, "max_new_tokens": max_new_tokens, "generator": generator}
-    return sample_captions(captioner, encoding, clip_index, **settings, **truncation)
+    sampled = sample_captions(captioner, encoding, clip_index, **settings, **truncation)
+    # Tensors of inference mode have no part in gradients.
+    ours = {name: None if (one := getattr(sampled, name)) is None else one.clone() for name in sampled.__slots__}
+    return SampledCaptions(**ours)
 
 
 def scored(captioner, encoding, clip_index, sampled, temperature=1.0):

@@ -63,12 +63,13 @@ def whisper():
     tokenizer = _byte_pairs(
         WhisperTokenizer,
         ("<|endoftext|>", *starts),
+        specials_last=True,  # tokens behind these are timestamps
         language="en",
         task="transcribe",
         pad_token="<|endoftext|>",
         additional_special_tokens=list(starts),
     )
-    end, start, english, translate, transcribe, no_timestamps = range(6)
+    end, start, english, translate, transcribe, no_timestamps = range(len(tokenizer) - 6, len(tokenizer))
     model = WhisperForConditionalGeneration(
         WhisperConfig(
             vocab_size=len(tokenizer),
@@ -198,19 +199,23 @@ def audio_flamingo_3():
 ENCODER_DECODERS = {"whisper": whisper, "speech_gpt2": speech_gpt2, "speech_bart": speech_bart}
 AUDIO_LLMS = {"qwen2_audio": qwen2_audio, "audio_flamingo_3": audio_flamingo_3}
 ARCHITECTURES = ENCODER_DECODERS | AUDIO_LLMS
+SEEDS = {"whisper": 9, "speech_gpt2": 24, "speech_bart": 26, "qwen2_audio": 8, "audio_flamingo_3": 10}
+"""Captions of these end early, late, or not at all within ten tokens."""
 
 
-def save_tiny_model(architecture: str, directory: Path, seed: int = 0) -> Path:
+def save_tiny_model(architecture: str, directory: Path, seed: int | None = None) -> Path:
     """Write a checkpoint such as `save_pretrained` of transformers makes; return its directory.
 
     Its weights are large enough for captions that differ from clip to clip and end at any length.
     """
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(SEEDS[architecture] if seed is None else seed)
         model, processor = ARCHITECTURES[architecture]()
+        head = getattr(model, "decoder", model).get_output_embeddings()
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.3 * torch.randn_like(parameter))
+            head.weight[processor.tokenizer.eos_token_id] *= 2
     model.save_pretrained(directory)
     processor.save_pretrained(directory)
     return directory
@@ -220,15 +225,17 @@ def _log_mel():
     return WhisperFeatureExtractor(feature_size=NUM_MELS, chunk_length=LONGEST_S, return_attention_mask=True)
 
 
-def _byte_pairs(tokenizer_class, specials, **settings):
-    """Make a tokenizer of single letters and a few pairs; special tokens come first."""
+def _byte_pairs(tokenizer_class, specials, *, specials_last=False, **settings):
+    """Make a tokenizer of single letters and a few pairs."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(vocab_size=64, special_tokens=list(specials), show_progress=False)
     trained.train_from_iterator(TEXTS, trainer)
     bpe = json.loads(trained.to_str())["model"]
     settings.setdefault("additional_special_tokens", list(specials))
-    return tokenizer_class(bpe["vocab"], [tuple(pair) for pair in bpe["merges"]], **settings)
+    moved = len(specials) if specials_last else 0
+    vocabulary = {token: (number - moved) % len(bpe["vocab"]) for token, number in bpe["vocab"].items()}
+    return tokenizer_class(vocabulary, [tuple(pair) for pair in bpe["merges"]], **settings)
 
 
 def _gpt2_tokenizer():

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from plain_captioner import PlainCaptioner
-from tiny_captioners import PROMPTS, adopt, heard, sample, written
+from tiny_captioners import PROMPTS, adopt, count_heard_clips, heard, sample, written
 from tiny_models import AUDIO_LLMS, LONGEST_S
 
 from rlcap.captioners.audio_llm import DEFAULT_PROMPT
@@ -36,7 +36,7 @@ def test_the_chat_is_the_template_s_own_with_the_audio_in_its_place(tiny_checkpo
 
 
 @every_llm
-@pytest.mark.parametrize("duration_s", [0.1, LONGEST_S - 0.01, LONGEST_S])
+@pytest.mark.parametrize("duration_s", [0.1, LONGEST_S - 0.01, LONGEST_S, 2.5 * LONGEST_S])
 @pytest.mark.parametrize("silent", [False, True])
 def test_clips_at_the_edges_and_silence_are_captioned_as_the_library_does(
     tiny_checkpoint, make_clips, architecture, duration_s, silent
@@ -50,15 +50,27 @@ def test_clips_at_the_edges_and_silence_are_captioned_as_the_library_does(
     assert written(captioner, sampled) == plain.greedy(clip.waveform, max_new_tokens=10, **settings)
 
 
-@every_llm
-def test_of_a_longer_clip_the_first_window_is_heard(tiny_checkpoint, make_clips, architecture):
-    captioner = adopt(architecture, tiny_checkpoint(architecture))
-    (long,) = make_clips(2.5 * LONGEST_S)
-    cut = Clip("cut", long.waveform[: LONGEST_S * 16_000], 16_000)
-    # Log-mel frames at the cut see what lies behind it; nothing else does.
-    whole, first = (heard(captioner, [clip]).states for clip in (long, cut))
-    assert whole.shape == first.shape
-    torch.testing.assert_close(whole, first, rtol=0, atol=0.5)
+@pytest.mark.parametrize("freeze_encoder", [True, False])
+@pytest.mark.parametrize(("architecture", "num_windows"), [("qwen2_audio", 1), ("audio_flamingo_3", 3)])
+def test_a_long_clip_is_heard_in_as_many_windows_as_the_library_hears(
+    tiny_checkpoint, make_clips, architecture, num_windows, freeze_encoder
+):
+    captioner = adopt(architecture, tiny_checkpoint(architecture), freeze_encoder=freeze_encoder)
+    counts = count_heard_clips(captioner)
+    alone = heard(captioner, make_clips(2.5 * LONGEST_S))
+    assert counts == [num_windows]
+    together = heard(captioner, [*make_clips(2.5 * LONGEST_S), *make_clips(0.5)])
+    assert counts == [num_windows, num_windows + 1]
+    torch.testing.assert_close(together.states[:1], alone.states, **CLOSE)
+    assert together.mask.sum(dim=1).tolist()[0] == alone.states.shape[1]
+
+
+def test_what_lies_beyond_the_longest_audio_is_not_heard(tiny_checkpoint, make_clips):
+    captioner = adopt("audio_flamingo_3", tiny_checkpoint("audio_flamingo_3"))
+    captioner.processor.max_audio_len = 2 * LONGEST_S
+    counts = count_heard_clips(captioner)
+    captioner.features(make_clips(10 * LONGEST_S))
+    assert counts == [2]
 
 
 @every_llm
