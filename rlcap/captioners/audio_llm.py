@@ -73,7 +73,7 @@ class AudioLlmCaptioner(PretrainedCaptioner):
     def features(self, clips: Sequence[Clip]) -> PolicyFeatures:
         """Compute the log-mel frames of whole windows, or what a frozen encoder hears in them."""
         extract = self.processor.feature_extractor
-        rows = []
+        mels, masks = [], []
         for clip in clips:
             waveform = resample(clip.waveform, clip.sample_rate_hz, extract.sampling_rate)
             starts = range(0, len(waveform), extract.n_samples)[: self._most_windows]
@@ -84,11 +84,9 @@ class AudioLlmCaptioner(PretrainedCaptioner):
                 return_attention_mask=True,
                 return_tensors="np",
             )
-            rows.append(
-                (np.concatenate(found["input_features"].transpose(0, 2, 1)), found["attention_mask"].reshape(-1))
-            )
-        frames = pad_rows([frames.astype(np.float32) for frames, _ in rows])
-        mask = pad_rows([mask.astype(bool) for _, mask in rows])
+            mels.append(np.concatenate(found["input_features"].transpose(0, 2, 1)).astype(np.float32))
+            masks.append(found["attention_mask"].reshape(-1).astype(bool))
+        frames, mask = pad_rows(mels), pad_rows(masks)
         if not self.parts.freeze_encoder:
             return PolicyFeatures(frames, mask)
         with torch.no_grad():
@@ -172,13 +170,13 @@ class AudioLlmCaptioner(PretrainedCaptioner):
         """Run the audio tower, masking as the model's own forward pass does."""
         tower = self.model.model.audio_tower
         if self.model.config.model_type == "audioflamingo3":
-            heard: Tensor = tower(mel, input_features_mask=mask.long()).last_hidden_state
-            return heard
-        lengths, _ = tower._get_feat_extract_output_lengths(mask.sum(dim=1))
-        inside = (torch.arange(tower.config.max_source_positions, device=mask.device) < lengths[:, None]).long()
-        shape = mel.new_zeros(*inside.shape, 1)
-        seen = create_bidirectional_mask(config=tower.config, inputs_embeds=shape, attention_mask=inside)
-        heard = tower(mel, attention_mask=seen).last_hidden_state
+            settings = {"input_features_mask": mask.long()}
+        else:
+            lengths, _ = tower._get_feat_extract_output_lengths(mask.sum(dim=1))
+            inside = (torch.arange(tower.config.max_source_positions, device=mask.device) < lengths[:, None]).long()
+            shape = mel.new_zeros(*inside.shape, 1)
+            settings = {"attention_mask": create_bidirectional_mask(tower.config, shape, inside)}
+        heard: Tensor = tower(mel, **settings).last_hidden_state
         return heard
 
 
