@@ -50,7 +50,7 @@ class AudioLlmCaptioner(PretrainedCaptioner):
         super().__init__(model, processor, parts)
         self._before_ids, self._after_ids = self._find_prompt_ids()
         settings = model.generation_config
-        self.forbidden_tokens = tuple({*(settings.suppress_tokens or ()), processor.audio_token_id})
+        self.forbidden_tokens = tuple(sorted({*(settings.suppress_tokens or ()), processor.audio_token_id}))
         self.forbidden_first_tokens = tuple(settings.begin_suppress_tokens or ())
 
     @property

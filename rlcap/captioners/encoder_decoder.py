@@ -1,7 +1,7 @@
 """Encoder-decoder captioners: Whisper's family, and `SpeechEncoderDecoderModel`.
 
-Whisper: Radford et al. (2023); as a captioner: Kadlčík et al. (2023), whose captions begin with a prompt such as
-"clotho > caption: ".
+Whisper: Radford et al. (2023), which hears the first 30 s of a clip; as a captioner: Kadlčík et al. (2023), whose
+captions begin with a prompt such as "clotho > caption: ".
 """
 
 from __future__ import annotations
@@ -93,8 +93,10 @@ class EncoderDecoderCaptioner(PretrainedCaptioner):
         states = states.to(next(self.token_embedding.parameters()).dtype)
         if hasattr(self.model, "enc_to_dec_proj"):
             states = self.model.enc_to_dec_proj(states)
+        if bool(mask.all()):
+            return Encoding(states)
         lengths = mask.sum(dim=1)
-        if bool((lengths == lengths[0]).all()):  # as always with Whisper, whose decoder knows no such mask
+        if bool((lengths == lengths[0]).all()):  # as always with Whisper, whose decoder knows no mask
             return Encoding(states[mask].view(len(states), -1, states.shape[-1]))
         return Encoding(states, mask)
 

@@ -26,9 +26,9 @@ def never_written(plain, captioner):
     return anywhere, anywhere | set(settings.begin_suppress_tokens or ())
 
 
-def slow_log_probs(logits, tokens, temperature, forbidden, *, top_k=0, top_p=1.0):
-    """Log-probs of tokens by sorting whole vocabularies in plain Python floats."""
-    found = []
+def slow_scores(logits, tokens, temperature, forbidden, *, top_k=0, top_p=1.0):
+    """Log-probs of tokens and the entropy of each, by sorting whole vocabularies in plain Python floats."""
+    log_probs, entropies = [], []
     for place, (row, token) in enumerate(zip(logits, tokens, strict=True)):
         row = row.clone()
         row[list(forbidden[place == 0])] = -math.inf
@@ -41,8 +41,10 @@ def slow_log_probs(logits, tokens, temperature, forbidden, *, top_k=0, top_p=1.0
             kept.append(one)
             mass += probabilities[one]
         assert token in kept
-        found.append(math.log(probabilities[token] / mass))
-    return torch.tensor(found)
+        log_probs.append(math.log(probabilities[token] / mass))
+        shares = [probabilities[one] / mass for one in kept]
+        entropies.append(-sum(share * math.log(share) for share in shares if share))
+    return torch.tensor(log_probs), torch.tensor(entropies)
 
 
 @every_architecture
@@ -63,8 +65,9 @@ def test_sampled_log_probs_are_the_teacher_forced_ones_and_those_of_the_plain_mo
         for row in range(len(GROUPS)) if not truncation else (0, 6, 11, 15):
             tokens = sampled.tokens[row, : lengths[row]]
             logits = plain.logits(clips[GROUPS[row]].waveform, tokens)
-            expected = slow_log_probs(logits, tokens.tolist(), temperature, forbidden, **truncation)
-            torch.testing.assert_close(forced.log_probs[row, : lengths[row]].double(), expected.double(), **CLOSE)
+            log_probs, entropy = slow_scores(logits, tokens.tolist(), temperature, forbidden, **truncation)
+            torch.testing.assert_close(forced.log_probs[row, : lengths[row]], log_probs, **CLOSE)
+            torch.testing.assert_close(forced.entropy[row, : lengths[row]], entropy, **CLOSE)
         if not truncation:
             assert lengths.min() <= 4, "an early end"
             assert ((lengths >= 6) & ~sampled.truncated).any(), "a late end"
