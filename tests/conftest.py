@@ -226,3 +226,18 @@ def make_clips() -> Callable[..., list[Clip]]:
         return clips
 
     return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that gives the directory of a small random model of this architecture: only read it."""
+    from tiny_models import save_tiny_model
+
+    made: dict[str, Path] = {}
+
+    def find(architecture: str) -> Path:
+        if architecture not in made:
+            made[architecture] = save_tiny_model(architecture, tmp_path_factory.mktemp(architecture))
+        return made[architecture]
+
+    return find

@@ -9,6 +9,7 @@ import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -67,7 +68,7 @@ def save_adapters(model: PreTrainedModel, base: str, directory: Path) -> None:
     config = model.peft_config["default"]
     config.base_model_name_or_path = base
     config.save_pretrained(str(directory))
-    state = get_peft_model_state_dict(model, adapter_name="default")
+    state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     named = {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in state.items()}
     save_file(named, directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
 
@@ -95,7 +96,7 @@ def load_adapters(model: PreTrainedModel, directory: Path) -> None:
         state = load_file(directory / SAFETENSORS_WEIGHTS_NAME)
         named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in state.items()}
         found = set_peft_model_state_dict(model, named, adapter_name="default")
-    except (OSError, RuntimeError, ValueError) as damage:
+    except (OSError, RuntimeError, SafetensorError, ValueError) as damage:
         raise CheckpointError(f"the adapters in {directory} cannot be loaded: {in_one_line(damage)}") from damage
     if found.unexpected_keys:
         raise CheckpointError(f"the adapters in {directory} belong to another model than {base_of_adapters(directory)}")

@@ -1,6 +1,7 @@
 """Audio LLMs: a chat about a clip, whose audio stands among the prompt's tokens as vectors.
 
-Qwen2-Audio (Chu et al., 2024) and Audio Flamingo 3 (Goel et al., 2025). They hear the first 30 s of a clip.
+Qwen2-Audio (Chu et al., 2024) hears the first 30 s of a clip; Audio Flamingo 3 (Goel et al., 2025) hears up to
+10 minutes, in windows of 30 s one after another.
 """
 
 from __future__ import annotations
@@ -13,17 +14,29 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from transformers import AutoModelForMultimodalLM, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AudioFlamingo3ForConditionalGeneration,
+    AutoConfig,
+    AutoProcessor,
+    PreTrainedModel,
+    ProcessorMixin,
+    Qwen2AudioForConditionalGeneration,
+)
 from transformers.masking_utils import create_bidirectional_mask
 
 from rlcap.audio.resampling import resample
 from rlcap.captioners.captioner import Encoding
 from rlcap.captioners.decoder import Context
-from rlcap.captioners.pretrained import PretrainedCaptioner, load_model
+from rlcap.captioners.pretrained import PretrainedCaptioner, load_model, pad_rows
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.errors import CheckpointError
 from rlcap.types import Clip, PolicyFeatures
 
+MODELS = {
+    "qwen2_audio": Qwen2AudioForConditionalGeneration,
+    "audioflamingo3": AudioFlamingo3ForConditionalGeneration,
+}
+"""By model type: transformers has no auto class that knows both."""
 DEFAULT_PROMPT = "Describe the sounds of this recording in one sentence."
 
 
@@ -31,12 +44,14 @@ class AudioLlmCaptioner(PretrainedCaptioner):
     """The chat template with the clip's audio and the prompt stands in front of the caption."""
 
     family = "audio_llm"
-    model_types: ClassVar[tuple[str, ...]] = ("qwen2_audio", "audioflamingo3")
+    model_types: ClassVar[tuple[str, ...]] = tuple(MODELS)
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, parts: TunedParts) -> None:
         super().__init__(model, processor, parts)
         self._before_ids, self._after_ids = self._find_prompt_ids()
-        self.forbidden_tokens = (processor.audio_token_id,)
+        settings = model.generation_config
+        self.forbidden_tokens = tuple(sorted({*(settings.suppress_tokens or ()), processor.audio_token_id}))
+        self.forbidden_first_tokens = tuple(settings.begin_suppress_tokens or ())
 
     @property
     def encoder(self) -> nn.Module:
@@ -56,18 +71,22 @@ class AudioLlmCaptioner(PretrainedCaptioner):
         return embedding
 
     def features(self, clips: Sequence[Clip]) -> PolicyFeatures:
-        """Compute log-mel frames of the first 30 s, or what a frozen encoder hears in them."""
+        """Compute the log-mel frames of whole windows, or what a frozen encoder hears in them."""
         extract = self.processor.feature_extractor
-        waveforms = [resample(clip.waveform, clip.sample_rate_hz, extract.sampling_rate) for clip in clips]
-        found = extract(
-            waveforms,
-            sampling_rate=extract.sampling_rate,
-            padding="max_length",
-            return_attention_mask=True,
-            return_tensors="np",
-        )
-        frames = np.ascontiguousarray(found["input_features"].transpose(0, 2, 1), dtype=np.float32)
-        mask = found["attention_mask"].astype(bool)
+        mels, masks = [], []
+        for clip in clips:
+            waveform = resample(clip.waveform, clip.sample_rate_hz, extract.sampling_rate)
+            starts = range(0, len(waveform), extract.n_samples)[: self._most_windows]
+            found = extract(
+                [waveform[start : start + extract.n_samples] for start in starts],
+                sampling_rate=extract.sampling_rate,
+                padding="max_length",
+                return_attention_mask=True,
+                return_tensors="np",
+            )
+            mels.append(np.concatenate(found["input_features"].transpose(0, 2, 1)).astype(np.float32))
+            masks.append(found["attention_mask"].reshape(-1).astype(bool))
+        frames, mask = pad_rows(mels), pad_rows(masks)
         if not self.parts.freeze_encoder:
             return PolicyFeatures(frames, mask)
         with torch.no_grad():
@@ -103,7 +122,14 @@ class AudioLlmCaptioner(PretrainedCaptioner):
     def read(cls, directory: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
         """Read model and processor."""
         processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
-        return load_model(AutoModelForMultimodalLM, directory), processor
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
+        return load_model(MODELS[config.model_type], directory), processor
+
+    @property
+    def _most_windows(self) -> int:
+        """How many windows of a clip are heard: one, where the processor cuts clips to it."""
+        window_s = self.processor.feature_extractor.chunk_length
+        return max(1, int(getattr(self.processor, "max_audio_len", window_s) // window_s))
 
     def _find_prompt_ids(self) -> tuple[list[int], list[int]]:
         """Return the tokens of the chat before and after the audio."""
@@ -127,24 +153,35 @@ class AudioLlmCaptioner(PretrainedCaptioner):
     def _hear(
         self, frames: Float[Tensor, "clip frame mel"], mask: Bool[Tensor, "clip frame"]
     ) -> tuple[Float[Tensor, "clip position dim"], Bool[Tensor, "clip position"]]:
-        """Run audio tower and projector, masking as the model's own forward pass does."""
+        """Run audio tower and projector over all windows that hold audio; only a clip's last one holds padding."""
         tower, projector = self.model.model.audio_tower, self.model.model.multi_modal_projector
         parameter = next(tower.parameters())
-        mel = frames.transpose(1, 2).to(parameter.device, parameter.dtype)
-        mask = mask.to(parameter.device)
-        lengths, num_vectors = tower._get_feat_extract_output_lengths(mask.sum(dim=1))
+        size = 2 * tower.config.max_source_positions
+        windows = frames.reshape(-1, size, frames.shape[-1]).transpose(1, 2).to(parameter.device, parameter.dtype)
+        window_mask = mask.reshape(-1, size).to(parameter.device)
+        with_audio = window_mask.any(dim=1)
+        vectors = projector(self._run_tower(windows[with_audio], window_mask[with_audio]))
+        _, num_vectors = tower._get_feat_extract_output_lengths(window_mask.sum(dim=1))
+        known = torch.arange(vectors.shape[1], device=vectors.device) < num_vectors[:, None]
+        heard = vectors.new_zeros(len(windows), *vectors.shape[1:]).index_put((with_audio,), vectors)
+        heard, known = heard.view(len(frames), -1, heard.shape[-1]), known.view(len(frames), -1)
+        longest = int(known.sum(dim=1).max())
+        return heard[:, :longest], known[:, :longest]
+
+    def _run_tower(
+        self, mel: Float[Tensor, "window mel frame"], mask: Bool[Tensor, "window frame"]
+    ) -> Float[Tensor, "window position dim"]:
+        """Run the audio tower, masking as the model's own forward pass does."""
+        tower = self.model.model.audio_tower
         if self.model.config.model_type == "audioflamingo3":
-            heard = tower(mel, input_features_mask=mask.long()).last_hidden_state
+            settings = {"input_features_mask": mask.long()}
         else:
-            positions = torch.arange(tower.config.max_source_positions, device=mask.device)
-            inside = (positions < lengths[:, None]).long()
+            lengths, _ = tower._get_feat_extract_output_lengths(mask.sum(dim=1))
+            inside = (torch.arange(tower.config.max_source_positions, device=mask.device) < lengths[:, None]).long()
             shape = mel.new_zeros(*inside.shape, 1)
-            seen = create_bidirectional_mask(config=tower.config, inputs_embeds=shape, attention_mask=inside)
-            heard = tower(mel, attention_mask=seen).last_hidden_state
-        vectors = projector(heard)
-        known = torch.arange(vectors.shape[1], device=mask.device) < num_vectors[:, None]
-        longest = int(num_vectors.max())
-        return vectors[:, :longest], known[:, :longest]
+            settings = {"attention_mask": create_bidirectional_mask(tower.config, shape, inside)}
+        heard: Tensor = tower(mel, **settings).last_hidden_state
+        return heard
 
 
 def _all(vectors: Float[Tensor, "clip token dim"]) -> Bool[Tensor, "clip token"]:

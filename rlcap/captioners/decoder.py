@@ -20,8 +20,8 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from rlcap.captioners.compiled_steps import CompiledSteps
-from rlcap.captioners.kv_cache import PreallocatedCache, with_shared_memory
-from rlcap.captioners.packing import Layout, gather_scored, lay_out
+from rlcap.captioners.kv_cache import PreallocatedCache, select_clips, with_shared_memory
+from rlcap.captioners.packing import Layout, gather_scored, in_order, lay_out, number_tokens, of_like_length
 from rlcap.captioners.shared_memory import SHARED_MEMORY, Readers, shared_memory
 from rlcap.errors import CheckpointError
 
@@ -59,7 +59,8 @@ class DecoderRows:
     """Over prefix and caption; None where no prefix is padded."""
     context: Context
     clip_index: Int[Tensor, " batch"]
-    readers: Readers | None
+    readers: Readers | None = None
+    """None for decoders without a memory."""
 
     can_shrink: ClassVar[bool] = True
 
@@ -67,11 +68,25 @@ class DecoderRows:
         """Keep only these rows."""
         self.cache.select_rows(rows)
         self.next_positions = self.next_positions[rows]
-        self.clip_index = self.clip_index[rows]
         if self.attention_mask is not None:
             self.attention_mask = self.attention_mask[rows]
-        if self.readers is not None:
-            self.readers = Readers.of(self.clip_index)
+        self.read_clips(self.clip_index[rows])
+
+    def read_clips(self, clip_index: Int[Tensor, " batch"]) -> None:
+        """Note which clip each row reads the memory of.
+
+        Attention tells a memory from a row's own keys by the number of rows: where there are as many captions as
+        clips, each caption gets the memory of its clip in its own place.
+        """
+        self.clip_index = clip_index
+        if not isinstance(self.seen, EncoderDecoderCache):
+            return
+        own_places = torch.arange(len(clip_index), device=clip_index.device)
+        if len(clip_index) == len(self.context.prefix) and not torch.equal(clip_index, own_places):
+            self.context = _of_rows(self.context, clip_index)
+            select_clips(self.seen, clip_index)
+            self.clip_index = own_places
+        self.readers = Readers.of(self.clip_index)
 
 
 @dataclass(slots=True)
@@ -136,8 +151,8 @@ class TransformersDecoder:
             attention_mask=mask,
             context=context,
             clip_index=clip_index,
-            readers=Readers.of(clip_index) if context.memory is not None else None,
         )
+        rows.read_clips(clip_index)
         return rows, last
 
     def step(self, rows: DecoderRows | FixedRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
@@ -221,10 +236,19 @@ class TransformersDecoder:
         action_mask: Bool[Tensor, "batch token"],
     ) -> Float[Tensor, "valid dim"]:
         """Score with decoders that count positions themselves: captions cannot stand side by side there."""
-        mine = _of_rows(context, clip_index)
-        embedded = torch.cat([mine.prefix, self._embed_tokens(tokens[:, :-1])], dim=1)
-        hidden = self._run(mine, embedded, attention_mask=None, use_cache=False)
-        return hidden[:, mine.prefix.shape[1] - 1 :][action_mask]
+        num_read = (action_mask.sum(dim=1) - 1).clamp(min=0)
+        lengths = context.prefix_lengths[clip_index] + num_read
+        numbers = number_tokens(action_mask)
+        found, places = [], []
+        for alike in of_like_length(lengths, torch.arange(len(lengths), device=lengths.device)):
+            rows = alike.sort().values
+            mine, longest = _of_rows(context, clip_index[rows]), int(num_read[rows].max())
+            written = self._embed_tokens(tokens[rows, :longest]).to(mine.prefix.dtype)
+            hidden = self._run(mine, torch.cat([mine.prefix, written], dim=1), attention_mask=None, use_cache=False)
+            scored = action_mask[rows, : longest + 1]
+            found.append(hidden[:, mine.prefix.shape[1] - 1 :][scored])
+            places.append(numbers[rows, : longest + 1][scored])
+        return in_order(found, places)
 
     def _run(
         self,

@@ -1,7 +1,7 @@
 """Encoder-decoder captioners: Whisper's family, and `SpeechEncoderDecoderModel`.
 
-Whisper: Radford et al. (2023); as a captioner: Kadlčík et al. (2023), whose captions begin with a prompt such as
-"clotho > caption: ".
+Whisper: Radford et al. (2023), which hears the first 30 s of a clip; as a captioner: Kadlčík et al. (2023), whose
+captions begin with a prompt such as "clotho > caption: ".
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import (
+    AutoConfig,
+    AutoFeatureExtractor,
     AutoProcessor,
+    AutoTokenizer,
     PreTrainedModel,
     ProcessorMixin,
     SpeechEncoderDecoderModel,
+    Wav2Vec2Processor,
     WhisperForConditionalGeneration,
 )
 
@@ -26,17 +30,20 @@ from rlcap.audio.resampling import resample
 from rlcap.captioners.captioner import Encoding
 from rlcap.captioners.decoder import Context
 from rlcap.captioners.heads import vocabulary_head
-from rlcap.captioners.pretrained import PretrainedCaptioner, load_model
+from rlcap.captioners.pretrained import PretrainedCaptioner, load_model, pad_rows
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.errors import CheckpointError
 from rlcap.types import Clip, PolicyFeatures
+
+MODELS = {"whisper": WhisperForConditionalGeneration, "speech-encoder-decoder": SpeechEncoderDecoderModel}
+"""By model type."""
 
 
 class EncoderDecoderCaptioner(PretrainedCaptioner):
     """The encoder hears a clip once; the decoder reads its states by cross-attention."""
 
     family = "encoder_decoder"
-    model_types: ClassVar[tuple[str, ...]] = ("whisper", "speech-encoder-decoder")
+    model_types: ClassVar[tuple[str, ...]] = tuple(MODELS)
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, parts: TunedParts) -> None:
         super().__init__(model, processor, parts)
@@ -73,7 +80,7 @@ class EncoderDecoderCaptioner(PretrainedCaptioner):
             (name,) = {"input_features", "input_values"} & set(found)
             row = np.asarray(found[name][0], dtype=np.float32)
             rows.append(row.T if self._is_whisper else row.reshape(len(row), -1))  # [F, M]
-        frames, mask = _pad(rows)
+        frames, mask = pad_rows(rows), pad_rows([np.ones(len(row), dtype=bool) for row in rows])
         if not self.parts.freeze_encoder:
             return PolicyFeatures(frames, mask)
         with torch.no_grad():
@@ -86,7 +93,12 @@ class EncoderDecoderCaptioner(PretrainedCaptioner):
         states = states.to(next(self.token_embedding.parameters()).dtype)
         if hasattr(self.model, "enc_to_dec_proj"):
             states = self.model.enc_to_dec_proj(states)
-        return Encoding(states, None if bool(mask.all()) else mask)
+        if bool(mask.all()):
+            return Encoding(states)
+        lengths = mask.sum(dim=1)
+        if bool((lengths == lengths[0]).all()):  # as always with Whisper, whose decoder knows no mask
+            return Encoding(states[mask].view(len(states), -1, states.shape[-1]))
+        return Encoding(states, mask)
 
     def context(self, encoding: Encoding) -> Context:
         """Write behind the prompt, reading the encoder's states."""
@@ -101,23 +113,33 @@ class EncoderDecoderCaptioner(PretrainedCaptioner):
 
     @classmethod
     def read(cls, directory: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
-        """Read model and processor."""
+        """Read model and processor; a feature extractor and a tokenizer that were saved apart will do."""
+        config = AutoConfig.from_pretrained(directory, local_files_only=True)
         processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
         if not isinstance(processor, ProcessorMixin):
-            raise CheckpointError(f"{directory} needs a feature extractor and a tokenizer, saved as one processor")
-        is_whisper = processor.feature_extractor.__class__.__name__ == "WhisperFeatureExtractor"
-        return load_model(
-            WhisperForConditionalGeneration if is_whisper else SpeechEncoderDecoderModel, directory
-        ), processor
+            apart = [
+                part.from_pretrained(directory, local_files_only=True) for part in (AutoFeatureExtractor, AutoTokenizer)
+            ]
+            processor = Wav2Vec2Processor(*apart)  # adds nothing of its own
+        return load_model(MODELS[config.model_type], directory), processor
 
     @property
     def _is_whisper(self) -> bool:
         return isinstance(self.model, WhisperForConditionalGeneration)
 
     def _find_prompt_ids(self) -> list[int]:
-        begins: list[int] = getattr(self.tokenizer, "prefix_tokens", None) or [
-            self.model.generation_config.decoder_start_token_id or self.model.config.decoder_start_token_id
-        ]
+        """Return what the library's own generation begins with, and the prompt behind it."""
+        begins: list[int] | None = getattr(self.tokenizer, "prefix_tokens", None)
+        if begins is None:
+            settings = self.model.generation_config
+            known = (settings.decoder_start_token_id, self.model.config.decoder_start_token_id, settings.bos_token_id)
+            start = next((token for token in known if token is not None), None)
+            if start is None:
+                raise CheckpointError(
+                    f"this {self.model.config.model_type} names no decoder_start_token_id in generation_config.json: "
+                    "add the token that its captions begin behind"
+                )
+            begins = [start] if settings.forced_bos_token_id is None else [start, settings.forced_bos_token_id]
         return [*begins, *self.tokenizer(self.parts.prompt, add_special_tokens=False).input_ids]
 
     def _hear(
@@ -136,11 +158,3 @@ class EncoderDecoderCaptioner(PretrainedCaptioner):
         padded = nn.utils.rnn.pad_sequence(states, batch_first=True)
         sizes = torch.tensor([len(state) for state in states], device=padded.device)
         return padded, torch.arange(padded.shape[1], device=padded.device) < sizes[:, None]
-
-
-def _pad(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    lengths = np.array([len(row) for row in rows])
-    frames = np.zeros((len(rows), lengths.max(), rows[0].shape[1]), dtype=np.float32)
-    for place, row in zip(frames, rows, strict=True):
-        place[: len(row)] = row
-    return frames, np.arange(lengths.max()) < lengths[:, None]

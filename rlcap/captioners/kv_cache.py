@@ -68,3 +68,9 @@ def with_shared_memory(own: PreallocatedCache, prefilled: EncoderDecoderCache) -
     """Put the rows of a group beside the cross-attention's keys and values, which stay one a clip."""
     # The library takes the cross-attention for filled where its cache holds anything.
     return EncoderDecoderCache(own, prefilled.cross_attention_cache)
+
+
+def select_clips(seen: EncoderDecoderCache, clips: Int[Tensor, " kept"]) -> None:
+    """Keep the cross-attention's keys and values of these clips, in this order."""
+    for layer in seen.cross_attention_cache.layers:
+        layer.keys, layer.values = layer.keys.index_select(0, clips), layer.values.index_select(0, clips)

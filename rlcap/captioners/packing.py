@@ -5,7 +5,7 @@ The prefix, and whatever the decoder attends to beside it, is then read once for
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,6 @@ from torch import Tensor
 
 MIN_FILL = 0.92
 """Rows of like length share a pass, so that at least this share of its positions is not padding."""
-MAX_PASSES = 6
-"""A pass costs as much as some padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +46,22 @@ def lay_out(
     num_read = (action_mask.sum(dim=1) - 1).clamp(min=0)
     row_lengths = prefix_lengths.clone().index_add_(0, clip_index, num_read)
     present = torch.bincount(clip_index, minlength=len(prefix_lengths)) > 0
-    for clips in _of_like_length(row_lengths, present.nonzero().squeeze(1)):
+    for clips in of_like_length(row_lengths, present.nonzero().squeeze(1)):
         yield _lay_out(clips, prefix_lengths, clip_index, action_mask, num_read)
 
 
-def _of_like_length(lengths: Int[Tensor, " clip"], clips: Int[Tensor, " present"]) -> Iterator[Int[Tensor, " row"]]:
-    """Split clips, the longest first, wherever the rows so far would be filled too badly by the next."""
-    order = clips[lengths[clips].argsort(descending=True, stable=True)]
+def of_like_length(lengths: Int[Tensor, " clip"], chosen: Int[Tensor, " row"]) -> Iterator[Int[Tensor, " pass"]]:
+    """Split the chosen, the longest first, wherever a pass over those so far would be filled too badly by the next.
+
+    Lengths fall by a share from pass to pass, so that there are few of them.
+    """
+    order = chosen[lengths[chosen].argsort(descending=True, stable=True)]
     sizes = lengths[order].tolist()
-    start, filled, num_passes = 0, 0, 1
+    start, filled = 0, 0
     for stop, size in enumerate(sizes):
-        if num_passes < MAX_PASSES and filled + size < MIN_FILL * sizes[start] * (stop + 1 - start):
+        if filled + size < MIN_FILL * sizes[start] * (stop + 1 - start):
             yield order[start:stop]
-            start, filled, num_passes = stop, 0, num_passes + 1
+            start, filled = stop, 0
         filled += size
     yield order[start:]
 
@@ -130,9 +131,20 @@ def gather_scored(
     parts: list[tuple[Layout, Float[Tensor, "row position dim"]]], action_mask: Bool[Tensor, "batch token"]
 ) -> Float[Tensor, "valid dim"]:
     """Return the hidden states that predict each valid token, in the order of `action_mask`."""
-    found = torch.cat([hidden[layout.hidden_rows, layout.hidden_columns] for layout, hidden in parts])
-    if len(parts) == 1:
-        return found
-    numbers = torch.arange(action_mask.numel(), device=action_mask.device).view_as(action_mask)
-    place = torch.cat([numbers[layout.scored_tokens] for layout, _ in parts])
-    return found[place.argsort()]
+    numbers = number_tokens(action_mask)
+    found = [hidden[layout.hidden_rows, layout.hidden_columns] for layout, hidden in parts]
+    return in_order(found, [numbers[layout.scored_tokens] for layout, _ in parts])
+
+
+def number_tokens(action_mask: Bool[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
+    """Number all places of a batch, row after row."""
+    return torch.arange(action_mask.numel(), device=action_mask.device).view_as(action_mask)
+
+
+def in_order(
+    found: Sequence[Float[Tensor, "scored dim"]], numbers: Sequence[Int[Tensor, " scored"]]
+) -> Float[Tensor, "valid dim"]:
+    """Put what several passes found for numbered tokens in the order of the numbers."""
+    if len(found) == 1:
+        return found[0]
+    return torch.cat(list(found))[torch.cat(list(numbers)).argsort()]

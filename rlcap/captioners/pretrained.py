@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -28,6 +29,19 @@ from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.captioners.value_head import VALUE_HEAD_FILE, load_value_head, new_value_head, save_value_head
 from rlcap.config.captioner import DecoderTuning
 from rlcap.errors import CheckpointError
+
+SHAPING = (
+    "repetition_penalty",
+    "encoder_repetition_penalty",
+    "no_repeat_ngram_size",
+    "encoder_no_repeat_ngram_size",
+    "bad_words_ids",
+    "exponential_decay_length_penalty",
+    "min_length",
+    "min_new_tokens",
+    "num_beams",
+)
+"""Settings of generation by which another token than the most probable one may be written next."""
 
 
 class PretrainedCaptioner(Captioner):
@@ -114,14 +128,25 @@ class PretrainedCaptioner(Captioner):
     def save(self, directory: Path) -> None:
         """Write a checkpoint that plain transformers loads, value head and `rlcap.json` beside it."""
         directory.mkdir(parents=True, exist_ok=True)
+        self._generate_as_tuned()
         if self.parts.adapters_alone and self._base is not None and has_adapters(self.model):
             save_adapters(self.model, os.path.relpath(self._base, directory), directory)
+            self.model.generation_config.save_pretrained(directory)
         else:
             merged = merged_state(self.model) if has_adapters(self.model) else None
             self.model.save_pretrained(directory, state_dict=merged)
         self.processor.save_pretrained(directory)
         self.parts.write(directory)
         save_value_head(self.value_head, directory)
+
+    def _generate_as_tuned(self) -> None:
+        """Have `generate` draw from the distribution that is tuned here: it would reshape it in ways of its own."""
+        settings = self.model.generation_config
+        for name in SHAPING:
+            setattr(settings, name, None)
+        settings.eos_token_id = list(self.eos_token_ids) if len(self.eos_token_ids) > 1 else self.eos_token_ids[0]
+        settings.suppress_tokens = list(self.forbidden_tokens) or None
+        settings.begin_suppress_tokens = list(self.forbidden_first_tokens) or None
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -142,6 +167,14 @@ class PretrainedCaptioner(Captioner):
         if (directory / VALUE_HEAD_FILE).is_file():
             load_value_head(captioner.value_head, directory)
         return captioner
+
+
+def pad_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Put arrays side by side, zeros behind all but the longest."""
+    padded = np.zeros((len(rows), max(map(len, rows)), *rows[0].shape[1:]), dtype=rows[0].dtype)
+    for place, row in zip(padded, rows, strict=True):
+        place[: len(row)] = row
+    return padded
 
 
 def load_model(auto_class: Any, directory: Path) -> PreTrainedModel:  # noqa: ANN401 - transformers' auto classes

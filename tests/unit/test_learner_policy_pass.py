@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 import torch
 from small_captioner import SmallCaptioner, edit, experience_of, gradient_of, make_update, sample, weights_of
+from tiny_captioners import adopt
 
+from actors.audio_cursor import CursorBatch
+from actors.caption_actor import CaptionActor
 from learner.batching import Captions, merge
 from learner.collective import SingleLearner
 from learner.policy_pass import PolicyPass
 from rlcap.config.algorithm import AlgorithmKind, KLPlace, LossAggregation, PPOConfig
+from rlcap.config.captioner import SamplingConfig
 from rlcap.config.precision import Precision
+from rlcap.types import RewardBatch
 
 
 @pytest.mark.parametrize("aggregation", LossAggregation)
@@ -119,3 +124,45 @@ def test_stale_rollouts_are_recomputed_in_pieces_as_well():
         expected = PolicyPass(moved, PPOConfig(), SingleLearner()).forward(batch.captions).log_probs
     torch.testing.assert_close(computed[:9][mask[:9]], expected[:9][mask[:9]])
     assert torch.equal(computed[9:], batch.log_probs[9:])
+
+
+class EndlessClips:
+    """Any position is one of these clips."""
+
+    def __init__(self, clips):
+        self.clips = clips
+
+    def __len__(self):
+        return len(self.clips)
+
+    def read(self, positions):
+        return [self.clips[position] for position in positions], []
+
+
+class AnyReward:
+    def score(self, request):
+        scores = np.random.default_rng(0).normal(size=len(request.captions)).astype(np.float32)
+        return RewardBatch(scores, np.zeros(len(scores), dtype=bool), (), "any")
+
+
+@pytest.mark.parametrize("architecture", ["whisper", "qwen2_audio"])
+def test_what_a_bfloat16_sampler_gets_wrong_is_measured_and_weighted(tiny_checkpoint, make_clips, architecture):
+    policy = adopt(architecture, tiny_checkpoint(architecture))
+    sampling = SamplingConfig(max_new_tokens=8, temperature=0.7, precision=Precision.bfloat16)
+    sampler, reference = (copy.deepcopy(policy) for _ in range(2))
+    actor = CaptionActor(EndlessClips(make_clips(1.0, 0.5)), sampler, reference, sampling, samples_per_clip=6)
+    rollouts = actor.caption(CursorBatch(0, 0, (0, 1), seed=1), 0, AnyReward()).scored
+    captions, mask = merge([rollouts]).captions, rollouts.rollouts.action_mask
+    with torch.no_grad():
+        exact = PolicyPass(policy, PPOConfig(), SingleLearner()).forward(captions).log_probs.numpy()
+    log_ratios = (exact.astype(np.float64) - rollouts.rollouts.log_probs)[mask]
+    assert 1e-3 < np.abs(log_ratios).max() < 0.5, "the rounding of bfloat16, and no more"
+    policy.train()  # an update turns dropout off
+    update = make_update(policy, recompute_log_probs=True, num_epochs=1, minibatch_size=99, max_importance_weight=1.0)
+    metrics = update.update([rollouts])
+    assert metrics["learner/mismatch_kl"] == pytest.approx((np.expm1(log_ratios) - log_ratios).mean(), rel=1e-2)
+    assert metrics["learner/mismatch_kl"] > 1e-7
+    weights = np.minimum(np.exp(log_ratios), 1.0)
+    assert metrics["learner/importance_weight"] == pytest.approx(weights.mean(), abs=1e-5)
+    assert metrics["learner/importance_weight"] != pytest.approx(1, abs=1e-4)
+    assert metrics["learner/approx_kl"] == pytest.approx(0, abs=1e-6)
