@@ -27,7 +27,7 @@ def saved_and_loaded(subject: Subject) -> Finding:
             return Finding(passed=False, got=f"a {type(loaded).__name__} from {type(subject.captioner).__name__}.save")
         expected = subject.score(encoding=subject.encode(subject.features))
         heard = subject.encode(loaded.features(subject.clips), loaded)
-        return judge(gaps("", subject.score(captioner=loaded, encoding=heard), expected))
+        return judge(gaps("of the one that was loaded", subject.score(captioner=loaded, encoding=heard), expected))
 
 
 @check(

@@ -36,7 +36,7 @@ def value_head_named(subject: Subject) -> Finding:
 @check(
     "nothing is dropped at random in evaluation mode",
     expected="the same log-probs and values in two passes, and again after training mode was on and off",
-    remedy="drop through nn.Dropout, or functional.dropout with training=self.training, and keep frozen parts in eval mode",
+    remedy="drop through nn.Dropout, or functional.dropout with training=self.training; keep frozen parts in eval mode",
 )
 def no_dropout(subject: Subject) -> Finding:
     """Hear and score all clips three times."""
@@ -51,7 +51,7 @@ def no_dropout(subject: Subject) -> Finding:
 @check(
     "gradients reach every trainable parameter of the policy",
     expected="a finite gradient of the log-probs in every trainable parameter outside the value head",
-    remedy="use the parameter in `encode`, `hidden_states` or `logits`, without no_grad, or freeze it by requires_grad_",
+    remedy="use it in `encode`, `hidden_states` or `logits`, without no_grad, or freeze it by requires_grad_(False)",
 )
 def gradients_reach_the_policy(subject: Subject) -> Finding:
     """Go back from the log-probs."""
@@ -94,7 +94,7 @@ def weights_travel(subject: Subject) -> Finding:
     with subject.moved():
         expected = _score_by(subject, subject.captioner)
         load_into(actor, publish(subject.captioner, trainable_only=True))
-        return judge(gaps("", _score_by(subject, actor), expected), EXACT)
+        return judge(gaps("of the actor", _score_by(subject, actor), expected), EXACT)
 
 
 @check(
@@ -122,7 +122,7 @@ def reference_stays(subject: Subject) -> Finding:
 @check(
     "it computes in bfloat16 too",
     expected="finite log-probs and values, as actors want them with sampling.precision=bfloat16",
-    remedy="in `encode`, bring frames to the dtype of the weights; keep what makes features out of the captioner's modules",
+    remedy="in `encode`, bring frames to the dtype of the weights; keep what makes features out of the modules",
 )
 def computes_in_bfloat16(subject: Subject) -> Finding:
     """Hear and score in the other precision."""

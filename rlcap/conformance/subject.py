@@ -139,9 +139,7 @@ def hear(captioner: Captioner, features: PolicyFeatures, device: torch.device) -
     return captioner.encode(frames, mask)
 
 
-def score(
-    captioner: Captioner, encoding: Encoding, captions: GivenCaptions, temperature: float = 1.0
-) -> PolicyOutput:
+def score(captioner: Captioner, encoding: Encoding, captions: GivenCaptions, temperature: float = 1.0) -> PolicyOutput:
     """Teacher-force captions."""
     return captioner.log_probs(encoding, captions.clip_index, captions.tokens, captions.action_mask, temperature)
 

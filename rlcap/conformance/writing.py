@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from actors.sampler import SampledCaptions, sample_captions
 from rlcap.captioners.captioner import PolicyOutput
 from rlcap.captioners.distribution import score as score_tokens
 from rlcap.conformance.findings import Finding, Gap, check, gap, gaps, judge
-from rlcap.conformance.subject import MAX_NEW_TOKENS, GivenCaptions, Subject
+from rlcap.conformance.subject import MAX_NEW_TOKENS, Subject
 
 TEMPERATURES = (0.7, 1.0, 1.3)
 TRUNCATIONS: Mapping[str, Mapping[str, Any]] = {
     "": {},
     ", from the top k and p": {"top_k": 5, "top_p": 0.9},
 }
+ROUNDING = 1e-5
+"""How far a log-prob may lie above 0."""
 
 
 @check(
@@ -34,13 +36,9 @@ def well_formed_scores(subject: Subject) -> Finding:
     if not faults:
         faults += [f"{name} that are not finite" for name, part in parts.items() if not part.isfinite().all()]
         faults += [f"{name} behind the end" for name, part in parts.items() if part[~mask].any()]
-    faults += ["log-probs above 0"] * bool((output.log_probs > TOLERATED_EXCESS).any())
-    faults += ["entropies below 0"] * bool((output.entropy < -TOLERATED_EXCESS).any())
+    faults += ["log-probs above 0"] * bool((output.log_probs > ROUNDING).any())
+    faults += ["entropies below 0"] * bool((output.entropy < -ROUNDING).any())
     return Finding(not faults, ", ".join(faults) or f"{list(mask.shape)}, {int(mask.sum())} of them tokens")
-
-
-TOLERATED_EXCESS = 1e-5
-"""By rounding alone."""
 
 
 @check(
@@ -55,7 +53,8 @@ def causality(subject: Subject) -> Finding:
     rows = torch.arange(len(last), device=last.device)
     others = captions.tokens.clone()
     others[rows, last] = captions.tokens[rows.flip(0), 0]
-    one, other = subject.score(), subject.score(captions=GivenCaptions(captions.clip_index, others, captions.action_mask))
+    one = subject.score()
+    other = subject.score(captions=replace(captions, tokens=others))
     before = captions.action_mask.clone()
     before[rows, last] = False
     return judge(
@@ -69,11 +68,11 @@ def causality(subject: Subject) -> Finding:
 @check(
     "captions grow token by token as they are scored",
     expected="log-probs and values of `begin` and `step` as of `hidden_states`, while rows end and leave, to 1e-4",
-    remedy="let `step` see all tokens so far at their own positions, and let select_rows keep all that belongs to a row",
+    remedy="let `step` see all tokens so far at their own positions, and select_rows keep all that belongs to a row",
 )
 def growth(subject: Subject) -> Finding:
     """Write given captions by `begin`, `step` and `select_rows`: early ends, late ends, and none."""
-    return judge(gaps("", _grown(subject), subject.score()))
+    return judge(gaps("of begin and step", _grown(subject), subject.score()))
 
 
 @check(
@@ -111,7 +110,8 @@ def sampled_log_probs(subject: Subject) -> Finding:
 def greedy_twice(subject: Subject) -> Finding:
     """Decode greedily twice."""
     one, other = _sample(subject, 1.0), _sample(subject, 1.0)
-    return judge([gap("in the tokens", other.tokens, one.tokens), gap("in the log-probs", other.log_probs, one.log_probs)])
+    names = ("tokens", "log_probs")
+    return judge(gap(f"in the {name}", getattr(other, name), getattr(one, name)) for name in names)
 
 
 @check(
