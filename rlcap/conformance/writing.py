@@ -184,8 +184,9 @@ def _grown(subject: Subject) -> PolicyOutput:
         kept = (lengths[rows] > t + 1).nonzero().squeeze(-1)
         if not len(kept):
             break
-        if len(kept) < len(rows):
+        if state.can_shrink and len(kept) < len(rows):
             state.select_rows(kept)
             rows, tokens = rows[kept], tokens[kept]
         hidden = captioner.step(state, tokens)
-    return PolicyOutput(log_probs, values, torch.zeros_like(values))
+    ended = ~captions.action_mask
+    return PolicyOutput(log_probs.masked_fill(ended, 0.0), values.masked_fill(ended, 0.0), torch.zeros_like(values))
