@@ -141,6 +141,11 @@ class DecodesPadding(DcaseCaptioner):
         return super().decode(tokens, torch.ones_like(action_mask))
 
 
+class WritesNothing(DcaseCaptioner):
+    def decode(self, tokens, action_mask):
+        return ("",) * len(tokens)
+
+
 class ClosesNoCaption(DcaseCaptioner):
     def tokenize(self, captions):
         tokens, mask = super().tokenize([*captions, "a dog barks on"])
@@ -168,6 +173,7 @@ BROKEN = {
     IsItsOwnReference: ("the frozen reference",),
     SavesNoCritic: ("saved and loaded",),
     DecodesPadding: ("captions come back",),
+    WritesNothing: ("captions come back",),
     ClosesNoCaption: ("captions come back",),
 }
 """By variant, how the checks that it must fail begin."""
