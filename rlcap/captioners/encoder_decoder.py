@@ -70,6 +70,13 @@ class EncoderDecoderCaptioner(PretrainedCaptioner):
         embedding: nn.Module = self.decoder_stack.get_input_embeddings()
         return embedding
 
+    def tune(self) -> None:
+        """Leave to be trained what the settings say, but for what stands in for masked frames: nothing is masked."""
+        super().tune()
+        for name, parameter in self.encoder.named_parameters():
+            if name.endswith("masked_spec_embed"):
+                parameter.requires_grad_(False)
+
     def features(self, clips: Sequence[Clip]) -> PolicyFeatures:
         """Compute what the feature extractor makes of each clip, or what a frozen encoder hears in it."""
         extract = self.processor.feature_extractor

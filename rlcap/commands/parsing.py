@@ -16,7 +16,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32)
         # argparse forgets the indent of commands when it measures them.
-        self._action_max_length = 14
+        self._action_max_length = 19
 
 
 def add_command(

@@ -32,6 +32,7 @@ COMMANDS = [
     ["prefs", "stats"],
     ["eval"],
     ["caption"],
+    ["check-captioner"],
     ["report"],
     ["data"],
     ["data", "check"],

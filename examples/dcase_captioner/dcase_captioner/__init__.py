@@ -1,0 +1,1 @@
+"""A captioner in plain PyTorch, and what lets rlcap tune it."""
