@@ -17,7 +17,7 @@ from torchaudio.transforms import AmplitudeToDB, MelSpectrogram
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from reward_server.laion_towers import LaionShape, LaionTowers, read_checkpoint
-from reward_server.long_clips import centre, shrunk_and_thirds
+from rlcap.audio.long_clips import centre, shrunk_and_thirds
 from reward_server.small_clap import (
     CONFIG_FILE,
     WEIGHTS_FILE,
