@@ -84,6 +84,13 @@ def base_of_adapters(directory: Path) -> Path:
     return directory / (base or "")
 
 
+def link_adapters(directory: Path, base: str) -> None:
+    """Name the model that adapters belong to; relative paths begin at the adapters."""
+    config = LoraConfig.from_pretrained(str(directory))
+    config.base_model_name_or_path = base
+    config.save_pretrained(str(directory))
+
+
 def load_adapters(model: PreTrainedModel, directory: Path) -> None:
     """Add the adapters in a directory to the model that they belong to.
 

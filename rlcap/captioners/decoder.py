@@ -74,11 +74,21 @@ class DecoderRows:
 class TransformersDecoder:
     """A decoder stack and its token embedding, borrowed from a captioner."""
 
-    def __init__(self, stack: PreTrainedModel, embed_tokens: nn.Module, *, checkpoint_layers: bool = False) -> None:
+    def __init__(
+        self,
+        stack: PreTrainedModel,
+        embed_tokens: nn.Module,
+        *,
+        checkpoint_layers: bool = False,
+        keep_attention: bool = False,
+    ) -> None:
+        """Borrow; with `keep_attention` the stack attends in its own way, and no masks of ours reach it."""
         self._stack = stack
         self._embed_tokens = embed_tokens
         self._knows_positions = "position_ids" in inspect.signature(stack.forward).parameters
-        stack.config._attn_implementation = SHARED_MEMORY
+        self._stands_side_by_side = self._knows_positions and not keep_attention
+        if not keep_attention:
+            stack.config._attn_implementation = SHARED_MEMORY
         if checkpoint_layers:
             _checkpoint_layers(stack)
 
@@ -141,7 +151,7 @@ class TransformersDecoder:
         action_mask: Bool[Tensor, "batch token"],
     ) -> Float[Tensor, "valid dim"]:
         """Teacher-force; row n of the result predicts the n-th valid token."""
-        if not self._knows_positions:
+        if not self._stands_side_by_side:
             return self._one_caption_a_row(context, clip_index, tokens, action_mask)
         layouts = lay_out(context.prefix_lengths, clip_index, action_mask)
         return gather_scored([(layout, self._read(layout, context, tokens)) for layout in layouts], action_mask)
@@ -168,7 +178,7 @@ class TransformersDecoder:
         tokens: Int[Tensor, "batch token"],
         action_mask: Bool[Tensor, "batch token"],
     ) -> Float[Tensor, "valid dim"]:
-        """Score with decoders that count positions themselves: captions cannot stand side by side there."""
+        """Score with decoders that count positions or mask themselves: captions cannot stand side by side there."""
         mine = _of_rows(context, clip_index)
         embedded = torch.cat([mine.prefix, self._embed_tokens(tokens[:, :-1])], dim=1)
         hidden = self._run(mine, embedded, attention_mask=None, use_cache=False)

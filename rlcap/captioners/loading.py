@@ -52,6 +52,17 @@ def adopt_captioner(directory: str | Path, config: CaptionerConfig, *, to_teach:
         return captioner.eval()
 
 
+def check_checkpoint(directory: str | Path, config: CaptionerConfig) -> None:
+    """Refuse a captioner to begin a run with, as far as that shows without its weights.
+
+    Raises:
+        CheckpointError: there is none of a family known here, or it cannot be tuned as `config` says.
+    """
+    family = family_of(Path(directory))
+    if issubclass(family, TunedCaptioner):
+        family.check_tuning(TunedParts.of(config))
+
+
 @contextmanager
 def _told_in_one_line(directory: Path) -> Iterator[None]:
     try:

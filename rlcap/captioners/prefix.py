@@ -33,7 +33,7 @@ from rlcap.captioners.adapters import (
 from rlcap.captioners.audio_encoders import AudioEncoder, ClapEncoder, SmallEncoder
 from rlcap.captioners.captioner import Encoding
 from rlcap.captioners.decoder import Context, DecoderRows, TransformersDecoder
-from rlcap.captioners.heads import vocabulary_head
+from rlcap.captioners.heads import vocabulary_scores
 from rlcap.captioners.prefix_transformer import PrefixTransformer
 from rlcap.captioners.pretrained import eos_token_ids, load_model
 from rlcap.captioners.tuned_captioner import TunedCaptioner
@@ -102,6 +102,7 @@ class PrefixCaptioner(TunedCaptioner):
             language_model.base_model,
             language_model.get_input_embeddings(),
             checkpoint_layers=self.parts.gradient_checkpointing,
+            keep_attention=not (language_model._supports_attention_backend and language_model._supports_sdpa),
         )
 
     def train(self, mode: bool = True) -> Self:
@@ -149,8 +150,7 @@ class PrefixCaptioner(TunedCaptioner):
 
     def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
         """Project to the vocabulary."""
-        scores: Tensor = vocabulary_head(self.language_model)(hidden)
-        return scores
+        return vocabulary_scores(self.language_model, hidden)
 
     def tune(self) -> None:
         """Leave to be trained what the settings say; what maps audio to prefix always learns."""
@@ -225,7 +225,10 @@ class PrefixCaptioner(TunedCaptioner):
 
     def _encoder(self) -> nn.ModuleDict:
         """Return what this family has of its own, in one file."""
-        own = {"segments_to_prefix": self.segments_to_prefix, "clip_to_prefix": self.clip_to_prefix}
+        own: dict[str, nn.Module] = {
+            "segments_to_prefix": self.segments_to_prefix,
+            "clip_to_prefix": self.clip_to_prefix,
+        }
         if self.config.mapper_layers:
             own["prefix_transformer"] = self.prefix_transformer
         if isinstance(self.audio_tower, SmallEncoder):

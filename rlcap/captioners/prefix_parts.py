@@ -86,7 +86,7 @@ def check_parts(config: CaptionerConfig) -> None:
     """Refuse parts that cannot be used, as far as that shows without their weights.
 
     Raises:
-        CheckpointError: names the setting.
+        CheckpointError: names the setting, and what is wrong with the directory.
     """
     if config.language_model:
         with _named(LANGUAGE_MODEL, Path(config.language_model)):
@@ -142,17 +142,19 @@ def _check_clap(directory: Path) -> None:
 
 @torch.no_grad()
 def _check_scores(captioner: PrefixCaptioner) -> None:
-    """Refuse a model that does more than project its hidden states, or that our cache does not serve."""
+    """Refuse a model whose scores come out otherwise here than by itself: it does what we know nothing of."""
     model = captioner.language_model
-    token = captioner.eos_token_ids[:1]
-    vectors = model.get_input_embeddings()(torch.tensor([token * 3]))
-    theirs = model(inputs_embeds=vectors).logits[0, -1]
-    state, _ = captioner.begin(Encoding(vectors[:, :1]), torch.tensor([0]), 2)
-    for _ in range(2):
-        hidden = captioner.step(state, torch.tensor(token))
-    ours = captioner.logits(hidden)[0]
-    if not torch.allclose(ours, theirs, rtol=1e-3, atol=1e-3):
-        raise CheckpointError(f"the scores of a {model.config.model_type} cannot be computed step by step here")
+    tokens = torch.tensor([[0, 0], [1, 0]])
+    vectors = model.get_input_embeddings()(tokens)
+    prefix, rows = Encoding(vectors[1:, 1:]), torch.tensor([0, 0])
+    behind = torch.cat([prefix.states.expand(2, -1, -1), vectors[:, :1]], dim=1)
+    expected = model(inputs_embeds=behind).logits[:, 1]
+    state, _ = captioner.begin(prefix, rows, 1)
+    stepped = captioner.step(state, tokens[:, 0])
+    forced = captioner.hidden_states(prefix, rows, tokens, torch.ones_like(tokens, dtype=torch.bool))[1::2]
+    for hidden in (stepped, forced):
+        if not torch.allclose(captioner.logits(hidden), expected, rtol=1e-3, atol=1e-3):
+            raise CheckpointError(f"the scores of a {model.config.model_type} come out wrong here: take another")
 
 
 @contextmanager

@@ -99,12 +99,17 @@ class PretrainedCaptioner(TunedCaptioner):
             self.encoder.eval()
         return self
 
+    @classmethod
+    def check_tuning(cls, parts: TunedParts) -> None:
+        """Refuse a frozen decoder: there is nothing else that learns."""
+        if parts.decoder is DecoderTuning.frozen:
+            raise CheckpointError(
+                f"captioner.decoder=frozen leaves nothing to tune in a captioner of family {cls.family}"
+            )
+
     def tune(self) -> None:
         """Leave to be trained what the settings say, adapters added where they ask for them."""
-        if self.parts.decoder is DecoderTuning.frozen:
-            raise CheckpointError(
-                f"captioner.decoder=frozen leaves nothing to tune in a captioner of family {self.family}"
-            )
+        self.check_tuning(self.parts)
         if self.parts.decoder is DecoderTuning.lora and not has_adapters(self.model):
             add_lora(self.model, self.decoder_stack, rank=self.parts.lora_rank, alpha=self.parts.lora_alpha)
         if not has_adapters(self.model):

@@ -17,6 +17,10 @@ class TunedCaptioner(Captioner):
     base: Path | None = None
     """What adapters are saved beside, where they are saved alone; None: the captioner is saved whole."""
 
+    @classmethod
+    def check_tuning(cls, parts: TunedParts) -> None:
+        """Raise CheckpointError where a captioner of this family cannot be tuned so."""
+
     @abstractmethod
     def tune(self) -> None:
         """Leave to be trained what the settings say, adapters added where they ask for them."""

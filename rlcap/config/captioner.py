@@ -120,7 +120,7 @@ class SftConfig(Section):
     """Supervised training of the baseline (and of the supervised comparison) on (audio, caption) pairs."""
 
     text_epochs: int = 0
-    """Passes over the captions of the `clap` split, without their audio, before the others: teaches a new model language."""
+    """Passes over the captions of the `clap` split before the others, without audio: a new model learns language."""
     num_epochs: int = 20
     """Passes over the captioned clips."""
     batch_size: int = 32
