@@ -67,7 +67,8 @@ def save_adapters(model: PreTrainedModel, base: str, directory: Path) -> None:
     config = model.peft_config["default"]
     config.base_model_name_or_path = base
     config.save_pretrained(str(directory))
-    state = get_peft_model_state_dict(model, adapter_name="default")
+    # Left to itself, peft looks for the base's config on the hub to learn whether words were added.
+    state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     named = {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in state.items()}
     save_file(named, directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from rlcap.captioners.pretrained import load_model
 from rlcap.types import Clip, PolicyFeatures
 
 NUM_MARKS = 2
-"""Columns behind the mels of a CLAP: whether the clip is a long one, and which frames are its own."""
+"""Columns behind the mels of a CLAP, the same in every frame: whether the clip is a long one, and its own share."""
 
 
 class AudioEncoder(nn.Module, ABC):
@@ -78,11 +77,11 @@ class ClapEncoder(AudioEncoder):
     ) -> tuple[Float[Tensor, "clip step width"], Bool[Tensor, "clip step"]]:
         """Hear the ten seconds that `inputs` filled."""
         frames = frames[:, : self._num_frames]
-        mels, is_longer, is_own = frames.split([frames.shape[2] - NUM_MARKS, 1, 1], dim=2)
+        mels, is_longer, own_share = frames.split([frames.shape[2] - NUM_MARKS, 1, 1], dim=2)
         channels = mels.unflatten(2, (-1, self._extractor.feature_size)).transpose(1, 2)  # [C, channel, F, M]
         heard = self.model(channels, is_longer=is_longer[:, 0] > 0.5).last_hidden_state
         steps = heard.mean(dim=2).transpose(1, 2)  # [C, T, D]
-        num_own = (is_own.float().mean(dim=1) * steps.shape[1]).ceil()
+        num_own = (own_share[:, 0] * steps.shape[1]).ceil()
         return steps, torch.arange(steps.shape[1], device=steps.device) < num_own
 
     def save(self, directory: Path) -> None:
@@ -102,9 +101,7 @@ class ClapEncoder(AudioEncoder):
 
     def _frames(self, clip: Clip) -> Float32[np.ndarray, "frame dim"]:
         heard = clap_input(self._extractor, clip, is_fused=self._is_fused)
-        marks = torch.zeros(self._num_frames, NUM_MARKS)
-        marks[:, 0] = float(heard.is_longer)
-        marks[: math.ceil(heard.own_share * self._num_frames), 1] = 1.0
+        marks = torch.tensor([heard.is_longer, heard.own_share]).expand(self._num_frames, NUM_MARKS)
         frames: Float32[np.ndarray, "frame dim"] = torch.cat([*heard.mels, marks], dim=1).numpy()
         return frames
 
