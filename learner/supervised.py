@@ -32,7 +32,7 @@ def supervise(
     """Teach `captioner` in place; every epoch each clip is paired with the next of its captions.
 
     Args:
-        captioner: modified in place, left in evaluation mode.
+        captioner: modified in place, on the device it is on; left in evaluation mode.
         features: of C clips, as `captioner.encode` reads them.
         captions: one or more per clip.
         config: epochs, batch size, rates.
@@ -43,14 +43,15 @@ def supervise(
         The mean loss of the last epoch.
     """
     frames, frame_mask = torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask)
+    device = next(captioner.parameters()).device
     generator = torch.Generator().manual_seed(seed)
 
     def loss_of(chosen: Int64[Tensor, " batch"], epoch: int) -> Float[Tensor, ""]:
-        heard = frames[chosen]
+        heard, mask = frames[chosen], frame_mask[chosen]
         if config.augment:
-            heard = augment_frames(heard, frame_mask[chosen], generator)
+            heard = augment_frames(heard, mask, generator)
         written = [captions[i][epoch % len(captions[i])] for i in chosen.tolist()]
-        return _caption_loss(captioner, captioner.encode(heard, frame_mask[chosen]), written)
+        return _caption_loss(captioner, captioner.encode(heard.to(device), mask.to(device)), written)
 
     plan = _Plan(len(captions), config.num_epochs, config.batch_size, config.learning_rate, config.weight_decay)
     return _train(captioner, plan, loss_of, generator, seed, on_epoch)
@@ -69,7 +70,8 @@ def teach_language(
     A language model from scratch learns here what a pretrained one brings along. `blank` are the features of any one
     clip: they give the prefix its size. Otherwise as `supervise`, with the text's own epochs, batches and rate.
     """
-    frames, frame_mask = torch.from_numpy(blank.frames[:1]), torch.from_numpy(blank.frame_mask[:1])
+    device = next(captioner.parameters()).device
+    frames, frame_mask = (torch.from_numpy(array[:1]).to(device) for array in (blank.frames, blank.frame_mask))
 
     def loss_of(chosen: Int64[Tensor, " batch"], _: int) -> Float[Tensor, ""]:
         silence = torch.zeros_like(captioner.encode(frames, frame_mask).states)
@@ -124,8 +126,9 @@ def _train(
 
 
 def _caption_loss(captioner: Captioner, encoding: Encoding, written: Sequence[str]) -> Float[Tensor, ""]:
-    tokens, mask = captioner.tokenize(written)
-    output = captioner.log_probs(encoding, torch.arange(len(written)), tokens, mask, temperature=1.0)
+    device = encoding.states.device
+    tokens, mask = (tensor.to(device) for tensor in captioner.tokenize(written))
+    output = captioner.log_probs(encoding, torch.arange(len(written), device=device), tokens, mask, temperature=1.0)
     return -output.log_probs.sum() / mask.sum()
 
 

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from reward_server.long_clips import centre, shrunk_and_thirds
 from reward_server.small_clap import CONFIG_FILE, content_hash, tokenizer_settings
-from rlcap.audio.resampling import resample
+from rlcap.audio.clap_input import clap_input
 from rlcap.errors import CheckpointError, in_one_line
 from rlcap.types import Clip
 
@@ -30,12 +29,7 @@ UNDECISIVE = {"_name_or_path", "architectures", "backend", "dtype", "transformer
 
 
 class HfClap(nn.Module):
-    """A `ClapModel` with its feature extractor and tokenizer.
-
-    Clips up to the model's length (10 s) are heard as the library hears them. The library crops longer ones at
-    random; here models without fusion hear the centre, and those with fusion the shrunken whole and the middle one of
-    the crops that the library could draw from each third.
-    """
+    """A `ClapModel` with its feature extractor and tokenizer."""
 
     backend = "transformers"
 
@@ -129,34 +123,13 @@ class HfClap(nn.Module):
         return cls(model, extractor, tokenizer).eval()
 
     def _embed_clip(self, clip: Clip) -> Float[Tensor, "1 dim"]:
-        extractor = self._extractor
-        waveform = resample(clip.waveform, clip.sample_rate_hz, extractor.sampling_rate)
-        if not self._is_fused:
-            waveform = centre(waveform, extractor.nb_max_samples)
-        if len(waveform) > extractor.nb_max_samples:
-            mels, is_longer = _fusion_mels(extractor, waveform)
-        else:
-            truncation = "fusion" if self._is_fused else "rand_trunc"
-            heard = extractor(waveform, truncation=truncation, sampling_rate=extractor.sampling_rate)
-            mels, is_longer = torch.from_numpy(heard["input_features"][0]), heard["is_longer"][0][0]
+        heard = clap_input(self._extractor, clip, is_fused=self._is_fused)
         device = self.model.device
         output = self.model.get_audio_features(
-            mels[None].float().to(device), is_longer=torch.tensor([[is_longer]], device=device)
+            heard.mels[None].to(device), is_longer=torch.tensor([[heard.is_longer]], device=device)
         )
         embedded: Tensor = output.pooler_output
         return embedded
-
-
-def _fusion_mels(
-    extractor: ClapFeatureExtractor, waveform: Float32[np.ndarray, " sample"]
-) -> tuple[Float[Tensor, "4 frame mel"], bool]:
-    """The library's fusion input of a long clip, with the middle one of the positions that it would draw from."""
-    mel = torch.from_numpy(extractor._np_extract_fbank_features(waveform, extractor.mel_filters))
-    num_frames = extractor.nb_max_samples // extractor.hop_length + 1
-    if len(mel) == num_frames:  # longer by less than a frame
-        # Alone in its batch, such a clip is marked as long by the library.
-        return mel.expand(4, -1, -1), True
-    return shrunk_and_thirds(mel, num_frames), True
 
 
 def _as_bytes(settings: list[dict[str, Any]]) -> bytes:

@@ -161,7 +161,7 @@ def make_captioner() -> Callable[..., Any]:
     """
     import torch
 
-    from rlcap.captioners.loading import build_prefix_captioner
+    from rlcap.captioners.prefix_parts import build_prefix_captioner
     from rlcap.captioners.tokenizer import build_word_tokenizer
     from rlcap.config.captioner import CaptionerConfig
 
@@ -208,7 +208,7 @@ def _around_a_llama(captioner: Any) -> Any:
         eos_token_id=gpt2.eos_token_id,
         pad_token_id=gpt2.pad_token_id,
     )
-    return PrefixCaptioner(captioner.config, LlamaForCausalLM(config), captioner.tokenizer)
+    return PrefixCaptioner(captioner.config, LlamaForCausalLM(config), captioner.tokenizer, parts=captioner.parts)
 
 
 @pytest.fixture(scope="session")

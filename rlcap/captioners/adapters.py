@@ -68,6 +68,7 @@ def save_adapters(model: PreTrainedModel, base: str, directory: Path) -> None:
     config = model.peft_config["default"]
     config.base_model_name_or_path = base
     config.save_pretrained(str(directory))
+    # Left to itself, peft looks for the base's config on the hub to learn whether words were added.
     state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     named = {PEFT_PREFIX + name: tensor.contiguous() for name, tensor in state.items()}
     save_file(named, directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
@@ -83,6 +84,13 @@ def base_of_adapters(directory: Path) -> Path:
     """Return the directory of the model that adapters belong to; relative ones begin at the adapters."""
     base = LoraConfig.from_pretrained(str(directory)).base_model_name_or_path
     return directory / (base or "")
+
+
+def link_adapters(directory: Path, base: str) -> None:
+    """Name the model that adapters belong to; relative paths begin at the adapters."""
+    config = LoraConfig.from_pretrained(str(directory))
+    config.base_model_name_or_path = base
+    config.save_pretrained(str(directory))
 
 
 def load_adapters(model: PreTrainedModel, directory: Path) -> None:

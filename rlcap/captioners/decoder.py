@@ -104,17 +104,32 @@ class FixedRows:
 class TransformersDecoder:
     """A decoder stack and its token embedding, borrowed from a captioner."""
 
-    def __init__(self, stack: PreTrainedModel, embed_tokens: nn.Module, *, checkpoint_layers: bool = False) -> None:
+    def __init__(
+        self,
+        stack: PreTrainedModel,
+        embed_tokens: nn.Module,
+        *,
+        checkpoint_layers: bool = False,
+        keep_attention: bool = False,
+    ) -> None:
+        """Borrow; with `keep_attention` the stack attends in its own way, and no masks of ours reach it."""
         self._stack = stack
         self._embed_tokens = embed_tokens
         self._knows_positions = "position_ids" in inspect.signature(stack.forward).parameters
-        stack.config._attn_implementation = SHARED_MEMORY
+        self._stands_side_by_side = self._knows_positions and not keep_attention
+        if not keep_attention:
+            stack.config._attn_implementation = SHARED_MEMORY
         self._compiled: CompiledSteps | None = None
         if checkpoint_layers:
             _checkpoint_layers(stack)
 
     def compile_steps(self, backend: str) -> None:
-        """Take compiled steps of fixed shapes from now on."""
+        """Take compiled steps of fixed shapes from now on. Raises CheckpointError for a decoder with masks of its own."""
+        if not self._stands_side_by_side:
+            raise CheckpointError(
+                f"the steps of a {self._stack.config.model_type} cannot be compiled: it counts positions or masks by "
+                "itself; set sampling.compile=false"
+            )
         self._compiled = CompiledSteps(self._stack, backend=backend)
 
     def begin(
@@ -208,7 +223,7 @@ class TransformersDecoder:
         action_mask: Bool[Tensor, "batch token"],
     ) -> Float[Tensor, "valid dim"]:
         """Teacher-force; row n of the result predicts the n-th valid token."""
-        if not self._knows_positions:
+        if not self._stands_side_by_side:
             return self._one_caption_a_row(context, clip_index, tokens, action_mask)
         layouts = lay_out(context.prefix_lengths, clip_index, action_mask)
         return gather_scored([(layout, self._read(layout, context, tokens)) for layout in layouts], action_mask)
@@ -235,7 +250,7 @@ class TransformersDecoder:
         tokens: Int[Tensor, "batch token"],
         action_mask: Bool[Tensor, "batch token"],
     ) -> Float[Tensor, "valid dim"]:
-        """Score with decoders that count positions themselves: captions cannot stand side by side there."""
+        """Score with decoders that count positions or mask themselves: captions cannot stand side by side there."""
         num_read = (action_mask.sum(dim=1) - 1).clamp(min=0)
         lengths = context.prefix_lengths[clip_index] + num_read
         numbers = number_tokens(action_mask)

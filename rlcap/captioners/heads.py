@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -15,3 +17,16 @@ def vocabulary_head(model: PreTrainedModel) -> nn.Module:
             return found
     last: nn.Module = projection
     return last
+
+
+def vocabulary_scores(model: PreTrainedModel, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
+    """Compute the scores of a language model, with what some do to them at last."""
+    scores: Tensor = vocabulary_head(model)(hidden)
+    config = model.config
+    if factor := getattr(config, "logit_scale", None):  # Cohere
+        scores = scores * factor
+    if divisor := getattr(config, "logits_scaling", None):  # Granite
+        scores = scores / divisor
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma
+        scores = cap * torch.tanh(scores / cap)
+    return scores

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.families import family_of
-from rlcap.captioners.prefix import PrefixCaptioner, PrefixCaptionerConfig
-from rlcap.captioners.pretrained import PretrainedCaptioner
+from rlcap.captioners.tuned_captioner import TunedCaptioner
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.config.captioner import CaptionerConfig
 from rlcap.errors import CheckpointError, in_one_line
@@ -34,8 +32,11 @@ def load_captioner(directory: str | Path) -> Captioner:
         return family.load(directory).eval()
 
 
-def adopt_captioner(directory: str | Path, config: CaptionerConfig) -> Captioner:
+def adopt_captioner(directory: str | Path, config: CaptionerConfig, *, to_teach: bool = False) -> Captioner:
     """Load a captioner to begin a run with; where its family allows it, `config` says what is tuned of it.
+
+    It is saved whole, whatever adapters it has or gets: it is the baseline of what follows. With `to_teach` it is
+    ready to be trained.
 
     Raises:
         CheckpointError: as for `load_captioner`.
@@ -43,9 +44,23 @@ def adopt_captioner(directory: str | Path, config: CaptionerConfig) -> Captioner
     directory = Path(directory)
     family = family_of(directory)
     with _told_in_one_line(directory):
-        if issubclass(family, PretrainedCaptioner):
-            return family.adopt(directory, TunedParts.of(config)).eval()
-        return family.load(directory).eval()
+        if not issubclass(family, TunedCaptioner):
+            return family.load(directory).eval()
+        captioner = family.adopt(directory, TunedParts.of(config))
+        if to_teach:
+            captioner.tune()
+        return captioner.eval()
+
+
+def check_checkpoint(directory: str | Path, config: CaptionerConfig) -> None:
+    """Refuse a captioner to begin a run with, as far as that shows without its weights.
+
+    Raises:
+        CheckpointError: there is none of a family known here, or it cannot be tuned as `config` says.
+    """
+    family = family_of(Path(directory))
+    if issubclass(family, TunedCaptioner):
+        family.check_tuning(TunedParts.of(config))
 
 
 @contextmanager
@@ -54,36 +69,3 @@ def _told_in_one_line(directory: Path) -> Iterator[None]:
         yield
     except (OSError, KeyError, TypeError, ValueError) as damage:
         raise CheckpointError(f"the captioner in {directory} cannot be loaded: {in_one_line(damage)}") from damage
-
-
-def build_prefix_captioner(
-    config: CaptionerConfig,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    encoder_channels: Sequence[int],
-    dropout: float,
-) -> PrefixCaptioner:
-    """Make a new prefix captioner around a small GPT-2, randomly initialised."""
-    language_model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(tokenizer),
-            n_positions=config.prefix_length + config.max_caption_tokens,
-            n_embd=config.width,
-            n_layer=config.num_layers,
-            n_head=config.num_heads,
-            activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one pass instead of eight
-            embd_pdrop=dropout,
-            resid_pdrop=dropout,
-            attn_pdrop=dropout,
-            bos_token_id=tokenizer.eos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-    settings = PrefixCaptionerConfig(
-        num_segments=config.prefix_length - 1,
-        encoder_channels=tuple(encoder_channels),
-        freeze_encoder=config.freeze_encoder,
-        prefix_dropout=dropout,
-    )
-    return PrefixCaptioner(settings, language_model, tokenizer)

@@ -23,8 +23,9 @@ from rlcap.captioners.adapters import (
     merged_state,
     save_adapters,
 )
-from rlcap.captioners.captioner import Captioner, Encoding
+from rlcap.captioners.captioner import Encoding
 from rlcap.captioners.decoder import Context, DecoderRows, FixedRows, TransformersDecoder
+from rlcap.captioners.tuned_captioner import TunedCaptioner
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.captioners.value_head import VALUE_HEAD_FILE, load_value_head, new_value_head, save_value_head
 from rlcap.config.captioner import DecoderTuning
@@ -44,7 +45,7 @@ SHAPING = (
 """Settings of generation by which another token than the most probable one may be written next."""
 
 
-class PretrainedCaptioner(Captioner):
+class PretrainedCaptioner(TunedCaptioner):
     """A model and processor of transformers; a subclass says how clips become a decoder's context."""
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, parts: TunedParts) -> None:
@@ -54,10 +55,9 @@ class PretrainedCaptioner(Captioner):
         self.tokenizer = processor.tokenizer
         self.parts = parts
         self.value_head = new_value_head(self.decoder_stack.config.hidden_size)
-        self.eos_token_ids = _eos_token_ids(model, self.tokenizer.eos_token_id)
+        self.eos_token_ids = eos_token_ids(model, self.tokenizer.eos_token_id)
         pad = self.tokenizer.pad_token_id
         self.pad_token_id = self.eos_token_ids[0] if pad is None else pad
-        self._base: Path | None = None
         self._decoder = TransformersDecoder(
             self.decoder_stack, self.token_embedding, checkpoint_layers=parts.gradient_checkpointing
         )
@@ -113,12 +113,17 @@ class PretrainedCaptioner(Captioner):
             self.encoder.eval()
         return self
 
+    @classmethod
+    def check_tuning(cls, parts: TunedParts) -> None:
+        """Refuse a frozen decoder: there is nothing else that learns."""
+        if parts.decoder is DecoderTuning.frozen:
+            raise CheckpointError(
+                f"captioner.decoder=frozen leaves nothing to tune in a captioner of family {cls.family}"
+            )
+
     def tune(self) -> None:
         """Leave to be trained what the settings say, adapters added where they ask for them."""
-        if self.parts.decoder is DecoderTuning.frozen:
-            raise CheckpointError(
-                f"captioner.decoder=frozen leaves nothing to tune in a captioner of family {self.family}"
-            )
+        self.check_tuning(self.parts)
         if self.parts.decoder is DecoderTuning.lora and not has_adapters(self.model):
             add_lora(self.model, self.decoder_stack, rank=self.parts.lora_rank, alpha=self.parts.lora_alpha)
         if not has_adapters(self.model):
@@ -129,8 +134,8 @@ class PretrainedCaptioner(Captioner):
         """Write a checkpoint that plain transformers loads, value head and `rlcap.json` beside it."""
         directory.mkdir(parents=True, exist_ok=True)
         self._generate_as_tuned()
-        if self.parts.adapters_alone and self._base is not None and has_adapters(self.model):
-            save_adapters(self.model, os.path.relpath(self._base, directory), directory)
+        if self.parts.adapters_alone and self.base is not None and has_adapters(self.model):
+            save_adapters(self.model, os.path.relpath(self.base, directory), directory)
             self.model.generation_config.save_pretrained(directory)
         else:
             merged = merged_state(self.model) if has_adapters(self.model) else None
@@ -149,24 +154,20 @@ class PretrainedCaptioner(Captioner):
         settings.begin_suppress_tokens = list(self.forbidden_first_tokens) or None
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
-        """Read what `save` wrote, or any checkpoint of the family, ready to be tuned."""
-        captioner = cls.adopt(directory, TunedParts.read(directory))
-        captioner.tune()
-        return captioner
-
-    @classmethod
     def adopt(cls, directory: Path, parts: TunedParts) -> Self:
         """Read a checkpoint to be tuned in this way; nothing is added to it yet."""
-        base = base_of_adapters(directory) if holds_adapters(directory) else directory
-        model, processor = cls.read(base)
+        model, processor = cls.read(cls.base_of(directory))
         if holds_adapters(directory):
             load_adapters(model, directory)
         captioner = cls(model, processor, parts)
-        captioner._base = base.resolve()
         if (directory / VALUE_HEAD_FILE).is_file():
             load_value_head(captioner.value_head, directory)
         return captioner
+
+    @classmethod
+    def base_of(cls, directory: Path) -> Path:
+        """Return the checkpoint that the adapters in a directory belong to."""
+        return base_of_adapters(directory) if holds_adapters(directory) else directory
 
 
 def pad_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
@@ -203,7 +204,7 @@ def _refuse_strangers(directory: Path, found: Mapping[str, Any]) -> None:
         )
 
 
-def _eos_token_ids(model: PreTrainedModel, of_tokenizer: int) -> tuple[int, ...]:
+def eos_token_ids(model: PreTrainedModel, of_tokenizer: int) -> tuple[int, ...]:
     """Return what ends a caption: the generation settings may name several tokens."""
     known = model.generation_config.eos_token_id
     listed = known if isinstance(known, list) else [known]

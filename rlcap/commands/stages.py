@@ -15,25 +15,35 @@ writes:
 """Where a stage leaves its result."""
 
 _SFT_DETAILS = f"""\
-Train the baseline captioner on clips with captions: what PPO starts from, and what win rates are against.
+Train the baseline captioner on clips with captions: what PPO starts from, and what win rates are against. Any family
+can be trained: a new prefix captioner, or the one in captioner.checkpoint, of which captioner.decoder and
+captioner.freeze_encoder say what learns.
 
 reads:
   the `captioned` split of the data: clips with captions, or with labels from which captions are made
-  the `clap` split, of the same kind: the small CLAP (see `rlcap clap`) is trained first where it is not there yet,
-  since the captioner starts from its audio tower
-  where captioner.checkpoint names a captioner, that one alone: it is copied
+  the `clap` split, of the same kind, for a new captioner without captioner.audio_encoder: the small CLAP (see
+  `rlcap clap`) is trained first where it is not there yet, since the captioner starts from its audio tower
+  the directories that captioner.checkpoint, or captioner.language_model and captioner.audio_encoder, name
 
-{KEPT}"""
+{KEPT}
+The last: for a checkpoint, with captioner.supervise=true, since `rlcap train` alone starts from it as it is."""
 
 _SFT_MORE = """\
 examples:
   rlcap sft
   rlcap sft experiment=esc10 data.root=recordings sft.num_epochs=40
+  rlcap sft captioner.checkpoint=whisper captioner.decoder=lora sft.learning_rate=1e-4
+  rlcap sft captioner.language_model=gpt2 captioner.audio_encoder=clap captioner.mapper=transformer \\
+      captioner.decoder=frozen
 
 settings most often changed:
-  sft.num_epochs, sft.learning_rate
+  sft.num_epochs, sft.learning_rate              1e-3 is for new models; 1e-4 for adapters, 1e-5 for whole ones
   sft.text_epochs                                passes over the captions of the `clap` split, without their audio
-  captioner.width, captioner.num_layers          size of the language model"""
+  captioner.checkpoint                           a captioner to train further
+  captioner.decoder=full|lora|frozen             what learns of a checkpoint's decoder, or a given language model
+  captioner.language_model, captioner.audio_encoder, captioner.mapper
+                                                 what a new captioner is made of
+  captioner.width, captioner.num_layers          size of a new language model"""
 
 _CLAP_DETAILS = f"""\
 Train the small CLAP: an audio and a text tower whose embeddings agree on clips and their captions.

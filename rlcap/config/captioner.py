@@ -21,16 +21,35 @@ class DecoderTuning(Enum):
     """Nothing: only what maps the audio to a prefix learns (family prefix)."""
 
 
+class Mapper(Enum):
+    """What makes the prefix of a prefix captioner out of audio."""
+
+    linear = "linear"
+    """A linear map."""
+    transformer = "transformer"
+    """A transformer behind it, as in ClipCap: for language models that stay frozen."""
+
+
 @dataclass(kw_only=True)
 class CaptionerConfig(Section):
-    """The baseline: a checkpoint, or the size of a new prefix captioner."""
+    """The baseline: a checkpoint, or the parts or the size of a new prefix captioner."""
 
     checkpoint: str = ""
-    """Captioner directory to start from; empty: train a small prefix captioner on the `captioned` split."""
+    """Captioner directory to start from; empty: train a prefix captioner on the `captioned` split."""
+    supervise: bool = False
+    """Train the checkpoint on the `captioned` split as well, as `sft` says; `rlcap sft` always does."""
+    language_model: str = ""
+    """Directory of a causal language model of transformers for a new prefix captioner; empty: a small GPT-2."""
+    audio_encoder: str = ""
+    """Directory of a `ClapModel` whose audio tower a new prefix captioner hears with; empty: that of the small CLAP."""
+    mapper: Mapper = Mapper.linear
+    """What a new prefix captioner makes its prefix with."""
+    mapper_layers: int = 8
+    """Layers of a transformer mapper."""
     prompt: str = ""
     """What an audio LLM is asked, or what stands in front of every caption of an encoder-decoder."""
     decoder: DecoderTuning = DecoderTuning.full
-    """What is tuned of the decoder of a checkpoint."""
+    """What is tuned of the decoder of a checkpoint, or of a language model that is given."""
     lora_rank: int = 8
     """Rank of the adapters."""
     lora_alpha: float = 16.0
@@ -40,21 +59,22 @@ class CaptionerConfig(Section):
     gradient_checkpointing: bool = False
     """Compute the decoder's activations twice instead of keeping them: less memory, a third more time."""
     width: int = 128
-    """Hidden size of the language model."""
+    """Hidden size of a new language model."""
     num_layers: int = 2
-    """Layers of the language model."""
+    """Layers of a new language model."""
     num_heads: int = 4
-    """Attention heads of the language model."""
+    """Attention heads of a new language model."""
     prefix_length: int = 9
     """Audio vectors in front of the caption: one for the whole clip, the others for its segments."""
     max_caption_tokens: int = 64
-    """Longest caption that the language model has positions for."""
+    """Longest caption that a new language model has positions for."""
     freeze_encoder: bool = True
     """Keep the audio tower as it is; each clip is then heard once for policy and reference together."""
 
     def faults(self) -> Iterator[str]:
-        """Report sizes that cannot be built."""
+        """Report sizes that cannot be built, and settings that do not go together."""
         yield from must_be_positive(
+            mapper_layers=self.mapper_layers,
             width=self.width,
             num_layers=self.num_layers,
             num_heads=self.num_heads,
@@ -65,6 +85,11 @@ class CaptionerConfig(Section):
             yield f"prefix_length must be 2 or more, got {self.prefix_length}"
         if self.num_heads > 0 and self.width % self.num_heads:
             yield f"width must be a multiple of num_heads ({self.num_heads}), got {self.width}"
+        for name in ("language_model", "audio_encoder"):
+            if self.checkpoint and getattr(self, name):
+                yield f"{name} must be empty where checkpoint names a whole captioner, got {getattr(self, name)}"
+        if not self.checkpoint and not self.language_model and self.decoder is not DecoderTuning.full:
+            yield f"decoder must be full where the language model is a new one, got {self.decoder.value}"
 
 
 @dataclass(kw_only=True)
@@ -98,7 +123,7 @@ class SftConfig(Section):
     """Supervised training of the baseline (and of the supervised comparison) on (audio, caption) pairs."""
 
     text_epochs: int = 0
-    """Passes over the captions of the `clap` split, without their audio, before the others: teaches language alone."""
+    """Passes over the captions of the `clap` split before the others, without audio: a new model learns language."""
     num_epochs: int = 20
     """Passes over the captioned clips."""
     batch_size: int = 32
@@ -108,9 +133,9 @@ class SftConfig(Section):
     weight_decay: float = 0.05
     """AdamW's decay."""
     dropout: float = 0.1
-    """On the audio prefix and inside the language model; off everywhere but here."""
+    """On the audio prefix and inside a new language model; given models have their own. Off everywhere but here."""
     augment: bool = False
-    """Mask random stretches of time and mel bands, and vary the gain; needs `captioner.freeze_encoder=false`."""
+    """Mask random stretches of log-mel frames, and vary the gain; needs `captioner.freeze_encoder=false`."""
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range."""

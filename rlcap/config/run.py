@@ -53,6 +53,8 @@ class RunConfig(Section):
             yield from self._faults_without_audio()
         if self.sft.augment and self.captioner.freeze_encoder:
             yield "sft.augment must be false where captioner.freeze_encoder is true: a frozen encoder hears a clip once"
+        if self.sft.augment and self.captioner.audio_encoder:
+            yield "sft.augment must be false where captioner.audio_encoder is given: it changes log-mel frames"
         if self.sampling.max_new_tokens > self.captioner.max_caption_tokens:
             yield (
                 f"sampling.max_new_tokens must be at most captioner.max_caption_tokens "

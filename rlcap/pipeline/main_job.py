@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rlcap.algorithm.ray_session import ray_session
 from rlcap.audio.quarantine import QuarantineList
+from rlcap.captioners.copying import copy_captioner
 from rlcap.config.data import SourceKind, Split
 from rlcap.config.reward import HeadKind
 from rlcap.config.run import RunConfig
@@ -114,7 +115,7 @@ class _MainJob:
 
         def build(path: Path) -> None:
             captioner = tune(job, RunDirectory(path / "run"))
-            shutil.copytree(captioner, path / "captioner")
+            copy_captioner(captioner, path / "captioner", baseline.path)
 
         result = self._stages.cache.get(f"control-{name}", facts, build)
         self._wall_s[f"control {name}"] = result.wall_s
@@ -125,7 +126,7 @@ class _MainJob:
         kept = {name: self._run.captioners / name for name in captioners}
         for name, path in captioners.items():
             if path != kept[name]:
-                shutil.copytree(path, kept[name], dirs_exist_ok=True)
+                copy_captioner(path, kept[name], kept[BASELINE])
         shutil.copytree(reward, self._run.reward, dirs_exist_ok=True)
         return kept
 

@@ -8,13 +8,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from learner.supervised import supervise, teach_language
 from reward_server.clap import Clap
 from reward_server.clap_training import train_clap
 from reward_server.custom_terms import find_text_terms
@@ -22,10 +19,9 @@ from reward_server.hf_clap import HfClap
 from reward_server.laion_clap_backend import LaionClap
 from reward_server.scoring import ClapReward
 from reward_server.small_clap import SmallClap
-from rlcap.captioners.captioner import Captioner
-from rlcap.captioners.loading import adopt_captioner, build_prefix_captioner, load_captioner
-from rlcap.captioners.tokenizer import build_word_tokenizer
-from rlcap.config.captioner import SftConfig
+from rlcap.captioners.loading import adopt_captioner, check_checkpoint, load_captioner
+from rlcap.captioners.prefix_parts import check_parts
+from rlcap.config.captioner import CaptionerConfig
 from rlcap.config.data import SourceKind, Split
 from rlcap.config.reward import HeadKind
 from rlcap.config.run import RunConfig
@@ -45,12 +41,10 @@ from rlcap.pipeline.reward_fitting import (
     write_fit_report,
 )
 from rlcap.pipeline.stage_cache import StageCache, StageResult
+from rlcap.pipeline.teaching import Teacher
 from rlcap.preferences.pairs import PreferencePair, read_pairs, write_pairs
-from rlcap.soundscapes.grammar import vocabulary
-from rlcap.types import Clip
 
 STAGES = ("clap", "sft", "prefs")
-SILENCE = Clip("silence", np.zeros(16_000, dtype=np.float32), 16_000)
 PAIRS_FILE = "pairs.parquet"
 
 
@@ -63,6 +57,7 @@ class Stages:
         self.results: dict[str, StageResult] = {}
         self._clips: dict[Split, SplitClips] = {}
         self.listener = Listener(self.clips, self.cache)
+        self._teacher = Teacher(config, self.clips, self.listener)
 
     def clips(self, split: Split) -> SplitClips:
         """The clips of a split, with what is known of them."""
@@ -75,16 +70,18 @@ class Stages:
 
         Raises:
             DataError: the clips of a split lack captions or labels that are needed, or given pairs cannot be used.
-            CheckpointError: `reward.clap_checkpoint` cannot be used.
+            CheckpointError: `reward.clap_checkpoint`, or what the captioner is made of, cannot be used.
             ConfigError: `reward.text_terms.custom` names a term that is not known here.
         """
         training, captioner, reward = self.config.training, self.config.captioner, self.config.reward
+        self._check_captioner()
         fits_a_reward = training.controls or not reward.checkpoint
         if fits_a_reward:
             find_text_terms(reward.text_terms.custom)
-        if training.supervised or not captioner.checkpoint:
+        if training.supervised or captioner.supervise or not captioner.checkpoint:
             self.clips(Split.captioned).known_captions()
-        needs_small_clap = not captioner.checkpoint or (fits_a_reward and not reward.clap_checkpoint)
+        hears_by_small_clap = not captioner.checkpoint and not captioner.audio_encoder
+        needs_small_clap = hears_by_small_clap or (fits_a_reward and not reward.clap_checkpoint)
         if needs_small_clap or (fits_a_reward and reward.matching_pairs_per_clip):
             self.clips(Split.clap).known_captions()
         if fits_a_reward and reward.clap_checkpoint:
@@ -131,36 +128,29 @@ class Stages:
     @cached_property
     def baseline(self) -> StageResult:
         """The captioner that PPO starts from: supervised here, or a copy of `captioner.checkpoint`."""
-        config = self.config
-        if config.captioner.checkpoint:
-            source = Path(config.captioner.checkpoint)
-            stamp = max((file.stat().st_mtime for file in source.rglob("*")), default=0.0)
+        self._check_captioner()
+        config, captioner = self.config, self.config.captioner
+        facts: dict[str, object] = {"captioner": captioner, "given": _given_files(captioner)}
+        if captioner.checkpoint and not captioner.supervise:
             return self._run(
-                "baseline",
-                {"checkpoint": str(source.resolve()), "modified": stamp, "captioner": config.captioner},
-                lambda path: adopt_captioner(source, config.captioner).save(path),
+                "baseline", facts, lambda path: adopt_captioner(captioner.checkpoint, captioner).save(path)
             )
         clips = self.clips(Split.captioned)
-        captions = [*chain.from_iterable(clips.known_captions())]
-        texts = [own[0] for own in self.clips(Split.clap).known_captions()] if config.sft.text_epochs else []
+        clips.known_captions()
+        facts |= {"clips": clips.key, "sft": config.sft, "sampling": config.sampling, "seed": config.seed}
+        small_clap = None if captioner.checkpoint or captioner.audio_encoder else self.clap
+        facts |= {"clap": small_clap and small_clap.key, "texts": self._teacher.texts()}
 
         def build(path: Path) -> None:
-            with torch.random.fork_rng():
-                torch.manual_seed(config.seed)
-                captioner = build_prefix_captioner(
-                    config.captioner,
-                    build_word_tokenizer([*vocabulary(clips.lexicon), *captions, *texts]),
-                    encoder_channels=config.reward.clap.audio_channels,
-                    dropout=config.sft.dropout,
-                )
-            captioner.audio_tower.load_state_dict(SmallClap.load(self.clap.path).audio_tower.tower.state_dict())
-            if texts:
-                self._teach_language(captioner, texts)
-            self._supervise(captioner, [clips], config.sft, "train the baseline")
-            captioner.save(path)
+            learner = (
+                adopt_captioner(captioner.checkpoint, captioner, to_teach=True)
+                if captioner.checkpoint
+                else self._teacher.new_captioner(small_clap.path if small_clap else None)
+            )
+            self._teacher.supervise(learner, [Split.captioned], config.sft, "train the baseline")
+            learner.save(path)
 
-        facts = {"clips": clips.key, "clap": self.clap.key, "captioner": config.captioner, "sft": config.sft}
-        return self._run("baseline", {**facts, "sampling": config.sampling, "seed": config.seed}, build)
+        return self._run("baseline", facts, build)
 
     @property
     def preferences(self) -> StageResult:
@@ -239,15 +229,15 @@ class Stages:
     @cached_property
     def supervised(self) -> StageResult:
         """The comparison that PPO does without: the baseline, taught the true captions of PPO's audio as well."""
-        captioned, rl = self.clips(Split.captioned), self.clips(Split.rl)
+        splits = [Split.captioned, Split.rl]
         sft = replace(self.config.sft, num_epochs=self.config.training.supervised_epochs)
 
         def build(path: Path) -> None:
-            captioner = load_captioner(self.baseline.path)
-            self._supervise(captioner, [captioned, rl], sft, "train the supervised comparison")
+            captioner = adopt_captioner(self.baseline.path, self.config.captioner, to_teach=True)
+            self._teacher.supervise(captioner, splits, sft, "train the supervised comparison")
             captioner.save(path)
 
-        facts = {"baseline": self.baseline.key, "captioned": captioned.key, "rl": rl.key, "sft": sft}
+        facts = {"baseline": self.baseline.key, "clips": [self.clips(split).key for split in splits], "sft": sft}
         return self._run("supervised", {**facts, "seed": self.config.seed}, build)
 
     def fitting(self, kind: HeadKind) -> RewardFitting:
@@ -297,31 +287,11 @@ class Stages:
             return self.given_clap.fingerprint
         return self.config.reward.clap if self.config.data.kind is SourceKind.none else self.clap.key
 
-    def _teach_language(self, captioner: Captioner, texts: Sequence[str]) -> None:
-        config = self.config
-        with progress_bar("teach the baseline language", config.sft.text_epochs) as advance:
-            teach_language(
-                captioner,
-                captioner.features([SILENCE]),
-                texts,
-                config.sft,
-                config.seed,
-                lambda _, loss: advance(f"loss {loss:.2f}"),
-            )
-
-    def _supervise(self, captioner: Captioner, splits: list[SplitClips], config: SftConfig, description: str) -> None:
-        known = [clips.known_captions() for clips in splits]
-        heard = [self.listener.hear(clips, captioner.features, "listen (captioned)") for clips in splits]
-        captions = [mine[position] for mine, some in zip(known, heard, strict=True) for position in some.positions]
-        with progress_bar(description, config.num_epochs) as advance:
-            supervise(
-                captioner,
-                join_features([some.audio for some in heard]),
-                captions,
-                config,
-                self.config.seed,
-                lambda _, loss: advance(f"loss {loss:.2f}"),
-            )
+    def _check_captioner(self) -> None:
+        captioner = self.config.captioner
+        if captioner.checkpoint:
+            check_checkpoint(captioner.checkpoint, captioner)
+        check_parts(captioner)
 
     def _run(self, name: str, depends_on: dict[str, object], build: Callable[[Path], None]) -> StageResult:
         result = self.cache.get(name, depends_on, build)
@@ -329,13 +299,19 @@ class Stages:
         return result
 
 
+def _given_files(captioner: CaptionerConfig) -> list[list[object]]:
+    """What tells whether the directories that a captioner comes from are as they were."""
+    given = [Path(path) for path in (captioner.checkpoint, captioner.language_model, captioner.audio_encoder) if path]
+    return [[str(path.resolve()), max(file.stat().st_mtime for file in path.rglob("*"))] for path in given]
+
+
 def run_stage(config: RunConfig, name: str) -> Path:
     """Run one stage and those it needs; return the folder of its result."""
+    if name == "sft":
+        return Stages(replace(config, captioner=replace(config.captioner, supervise=True))).baseline.path
     stages = Stages(config)
     if name == "clap":
         return stages.clap.path
-    if name == "sft":
-        return stages.baseline.path
     if name == "prefs":
         return stages.simulated_preferences.path
     raise ValueError(f"stage must be one of {', '.join(STAGES)}, got {name!r}")

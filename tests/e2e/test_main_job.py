@@ -12,6 +12,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from tiny_models import WHISPER_PROMPT, save_tiny_model
+
+from rlcap.captioners.loading import load_captioner
 
 RLCAP = Path(sys.executable).with_name("rlcap")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
@@ -144,6 +147,33 @@ def test_another_run_takes_its_stages_from_the_cache_and_can_be_stopped_and_resu
     code, _, err = rlcap("train", "resume=true", f"run_dir={run_dir}", "captioner.width=16", cwd=workplace)
     assert code == 2
     assert err.splitlines()[-1].startswith("rlcap: captioner.width is settled when a run begins: it was 32")
+
+
+def test_a_whisper_is_taught_and_then_tuned_by_adapters_that_are_kept_alone(finished, workplace):
+    run_dir = workplace / "runs/whisper"
+    checkpoint = save_tiny_model("whisper", workplace / "whisper")
+    code, _, err = rlcap(
+        "train",
+        "experiment=smoke",
+        f"run_dir={run_dir}",
+        f"captioner.checkpoint={checkpoint}",
+        f"captioner.prompt='{WHISPER_PROMPT}'",
+        "captioner.supervise=true",
+        "captioner.decoder=lora",
+        "captioner.adapters_alone=true",
+        f"reward.checkpoint={finished[0] / 'reward'}",
+        "training.controls=false",
+        "training.num_updates=1",
+        cwd=workplace,
+    )
+    assert code == 0, err
+    assert json.loads((run_dir / "summary.json").read_text()).keys() >= SUMMARY - {"controls"}
+    baseline, tuned, supervised = (run_dir / "captioners" / name for name in ("baseline", "tuned", "supervised"))
+    assert (baseline / "model.safetensors").exists()
+    assert (supervised / "model.safetensors").exists()
+    assert (tuned / "adapter_model.safetensors").exists()
+    assert not (tuned / "model.safetensors").exists()
+    assert load_captioner(tuned).base == baseline.resolve()
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from rlcap.captioners.loading import build_prefix_captioner, load_captioner
+from rlcap.captioners.loading import load_captioner
+from rlcap.captioners.prefix_parts import build_prefix_captioner
 from rlcap.captioners.tokenizer import build_word_tokenizer
 from rlcap.config.captioner import CaptionerConfig
 from rlcap.errors import CheckpointError

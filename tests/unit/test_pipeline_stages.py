@@ -6,13 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from safetensors.torch import load_file
+from tiny_models import WHISPER_PROMPT, save_tiny_model
+from tiny_parts import save_clap, save_language_model
 
 from rlcap.captioners.loading import load_captioner
 from rlcap.config.load import load_config
 from rlcap.config.reward import HeadKind
-from rlcap.errors import ConfigError, DataError
+from rlcap.errors import CheckpointError, ConfigError, DataError
 from rlcap.pipeline.reward_fitting import FIT_FILE, FIT_PAGE
-from rlcap.pipeline.stages import PAIRS_FILE, Stages
+from rlcap.pipeline.stages import PAIRS_FILE, Stages, run_stage
 from rlcap.preferences.pairs import PreferencePair, read_pairs, write_pairs
 
 NUM_CLIPS = 24
@@ -130,3 +134,58 @@ def test_data_that_a_later_stage_cannot_use_is_refused_at_launch(stages, tmp_pat
     with pytest.raises(DataError, match=r"0\.wav of the split captioned has neither caption nor label"):
         stages(given, "data.caption_column=''").check_data()
     assert not list((tmp_path / "cache").glob("clap-*"))
+
+
+def test_a_baseline_is_made_of_a_language_model_and_a_clap_that_are_given(stages, tmp_path):
+    model, clap = save_language_model("opt", tmp_path / "opt"), save_clap(tmp_path / "clap")
+    some = stages(
+        f"captioner.language_model={model}",
+        f"captioner.audio_encoder={clap}",
+        "captioner.mapper=transformer",
+        "captioner.mapper_layers=1",
+        "captioner.decoder=frozen",
+    )
+    captioner = load_captioner(some.baseline.path)
+    assert set(some.results) == {"baseline"}, "no CLAP is trained for it"
+    assert type(captioner.language_model).__name__ == "OPTForCausalLM"
+    assert captioner.audio_tower.width == 16
+    assert stages("captioner.mapper=transformer", "captioner.mapper_layers=1").baseline.path != some.baseline.path
+    save_language_model("opt", tmp_path / "opt", seed=1)
+    again = stages(*(f"captioner.{name}={path}" for name, path in (("language_model", model), ("audio_encoder", clap))))
+    assert not again.baseline.cached
+
+
+@pytest.mark.parametrize("decoder", ["full", "lora"])
+def test_a_checkpoint_of_any_family_is_taught_where_that_is_asked_for_and_else_copied(stages, tmp_path, decoder):
+    checkpoint = save_tiny_model("whisper", tmp_path / "whisper")
+    own = (f"captioner.checkpoint={checkpoint}", f"captioner.prompt='{WHISPER_PROMPT}'", f"captioner.decoder={decoder}")
+    copied, taught = stages(*own).baseline.path, stages(*own, "captioner.supervise=true").baseline.path
+    given, before, after = (load_file(path / "model.safetensors") for path in (checkpoint, copied, taught))
+    assert all(torch.equal(weights, given[name]) for name, weights in before.items())
+    changed = {name for name, weights in before.items() if not torch.equal(weights, after[name])}
+    assert before.keys() == after.keys(), "adapters are merged into the baseline"
+    assert {name.split(".")[1] for name in changed} == {"decoder"}
+    assert any(name.endswith("embed_tokens.weight") for name in changed) is (decoder == "full")
+    assert run_stage(stages(*own).config, "sft") == taught
+
+
+def test_a_prefix_captioner_is_taught_further(stages):
+    first = stages().baseline.path
+    taught = stages(f"captioner.checkpoint={first}", "captioner.supervise=true").baseline.path
+    before, after = (load_captioner(path).state_dict() for path in (first, taught))
+    learnt = {name.partition(".")[0] for name, weights in before.items() if not torch.equal(weights, after[name])}
+    assert learnt == {"language_model", "segments_to_prefix", "clip_to_prefix"}
+
+
+def test_a_captioner_that_cannot_be_used_is_refused_at_launch(stages, tmp_path):
+    whisper = save_tiny_model("whisper", tmp_path / "whisper")
+    with pytest.raises(CheckpointError, match="nowhere holds no captioner"):
+        stages("captioner.checkpoint=nowhere").check_data()
+    with pytest.raises(CheckpointError, match=r"captioner\.decoder=frozen leaves nothing to tune"):
+        stages(f"captioner.checkpoint={whisper}", "captioner.decoder=frozen").check_data()
+    with pytest.raises(CheckpointError, match=r"captioner\.language_model=nowhere cannot be used"):
+        stages("captioner.language_model=nowhere").check_data()
+    with pytest.raises(CheckpointError, match=r"captioner\.audio_encoder=.*whisper cannot be used"):
+        stages(f"captioner.audio_encoder={whisper}").check_data()
+    with pytest.raises(ConfigError, match=r"sft\.augment must be false where captioner\.audio_encoder"):
+        stages("captioner.audio_encoder=x", "captioner.freeze_encoder=false", "sft.augment=true")

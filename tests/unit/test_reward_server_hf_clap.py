@@ -12,10 +12,11 @@ from reward_server.clap import Clap
 from reward_server.clap_loading import load_clap
 from reward_server.fitting import fit_preferences
 from reward_server.heads import CosineHead
-from reward_server.hf_clap import HfClap, _fusion_mels
+from reward_server.hf_clap import HfClap
 from reward_server.lora import AdaptedLinear, add_adapters, merge_adapters
 from reward_server.scoring import ClapReward
 from reward_server.small_clap import SmallClap
+from rlcap.audio.clap_input import clap_input
 from rlcap.audio.features import LogMelConfig
 from rlcap.audio.resampling import resample
 from rlcap.config.reward import ClapConfig as SmallClapConfig
@@ -84,9 +85,9 @@ def test_a_fused_model_hears_what_the_library_might_have_drawn(monkeypatch):
     clap, clip = make_clap(fused=True), noise(14)
     monkeypatch.setattr(np.random, "choice", lambda third: third[len(third) // 2])
     expected = clap._extractor(clip.waveform, sampling_rate=48_000)["input_features"][0]
-    mels, is_longer = _fusion_mels(clap._extractor, clip.waveform)
-    assert is_longer
-    np.testing.assert_allclose(mels, expected, atol=1e-4)
+    heard = clap_input(clap._extractor, clip, is_fused=True)
+    assert heard.is_longer
+    np.testing.assert_allclose(heard.mels, expected, atol=1e-4)
     np.testing.assert_allclose(clap.embed_clips([clip]), by_the_library(clap, clip.waveform), atol=1e-4)
 
 
