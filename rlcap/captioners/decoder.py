@@ -124,7 +124,7 @@ class TransformersDecoder:
             _checkpoint_layers(stack)
 
     def compile_steps(self, backend: str) -> None:
-        """Take compiled steps of fixed shapes from now on. Raises CheckpointError for a decoder with masks of its own."""
+        """Take compiled steps of fixed shapes from now on. Raises CheckpointError where masks of ours do not reach."""
         if not self._stands_side_by_side:
             raise CheckpointError(
                 f"the steps of a {self._stack.config.model_type} cannot be compiled: it counts positions or masks by "

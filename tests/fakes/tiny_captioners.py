@@ -1,6 +1,7 @@
 """The small models as captioners, and what tests do with any captioner."""
 
 from functools import partial
+from pathlib import Path
 
 import torch
 from tiny_models import WHISPER_PROMPT
@@ -19,8 +20,9 @@ PROMPTS = {
 
 
 def adopt(architecture, directory, **settings):
-    """Take a checkpoint to be tuned, as the pipeline does."""
+    """Take a checkpoint to be tuned; adapters that are saved alone are saved beside it."""
     captioner = adopt_captioner(directory, CaptionerConfig(prompt=PROMPTS[architecture], **settings))
+    captioner.base = Path(directory).resolve()
     captioner.tune()
     return captioner
 
