@@ -51,8 +51,8 @@ class RayJobs:
             ) from refused
         except (OSError, RuntimeError, ValueError) as error:
             raise RunError(
-                f"no Ray dashboard answers at {address} ({_first_line(error)}): see that the cluster is up, and the port "
-                "forwarded"
+                f"no Ray dashboard answers at {address} ({_first_line(error)}): see that the cluster is up, "
+                "and the port forwarded"
             ) from error
         self.address: str = self._client.get_address()
         """Where the server is: RAY_API_SERVER_ADDRESS and RAY_ADDRESS win over the given address, as for `ray job`."""
