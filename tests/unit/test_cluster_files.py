@@ -265,3 +265,17 @@ def test_the_container_takes_its_ground_from_outside_and_does_not_run_as_root():
             subprocess.run(["bash", "-n", "-c", " ".join(words[1:])], check=True)
         if words[0] == "CMD":
             assert json.loads(" ".join(words[1:])) == ["rlcap", "--help"]
+
+
+def test_the_commands_of_the_page_have_known_settings_and_name_files_that_exist():
+    page = (ROOT / "docs/scaling-out.md").read_text()
+    commands = [
+        line.strip() for line in re.sub(r"\\\n +", "", page).splitlines() if line.startswith("    ") and "|" not in line
+    ]
+    with_settings = [line for line in commands if re.search(r"rlcap train|rlcap\.sbatch|tune\.py", line)]
+    assert len(with_settings) >= 8
+    for line in with_settings:
+        words = shlex.split(line.split(" # ")[0])
+        load_config([word for word in words if re.match(r"[a-z_.]+=", word)])
+    for name in re.findall(r"\b(?:cluster|examples|configs|tests)/[\w/.-]+\.\w+", page):
+        assert (ROOT / name).is_file(), name
