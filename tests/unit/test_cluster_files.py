@@ -277,5 +277,5 @@ def test_the_commands_of_the_page_have_known_settings_and_name_files_that_exist(
     for line in with_settings:
         words = shlex.split(line.split(" # ")[0])
         load_config([word for word in words if re.match(r"[a-z_.]+=", word)])
-    for name in re.findall(r"\b(?:cluster|examples|configs|tests)/[\w/.-]+\.\w+", page):
+    for name in re.findall(r"(?<![\w/])(?:cluster|examples|configs|tests)/[\w/.-]+\.\w+", page):
         assert (ROOT / name).is_file(), name
