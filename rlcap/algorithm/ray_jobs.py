@@ -129,13 +129,17 @@ class JobLog:
 
         position = 0
         try:
-            # A new connection begins with the first line again.
-            async for text in self._client.tail_job_logs(self._job):
-                fresh = text[max(0, self._num_written - position) :]
-                position += len(text)
-                if fresh:
-                    self._write(fresh)
-                    self._num_written = position
+            async with asyncio.timeout(LOST_CONTACT_S) as limit:
+                # A new connection begins with the first line again.
+                async for text in self._client.tail_job_logs(self._job):
+                    limit.reschedule(asyncio.get_running_loop().time() + LOST_CONTACT_S)
+                    fresh = text[max(0, self._num_written - position) :]
+                    position += len(text)
+                    if fresh:
+                        self._write(fresh)
+                        self._num_written = position
+        except TimeoutError:
+            return  # a job may be silent for long, but so is a connection whose other end is gone
         except (OSError, RuntimeError, aiohttp.ClientError) as lost:
             log.info("the connection to the log of %s is lost, and is made again: %s", self._job, _first_line(lost))
 
