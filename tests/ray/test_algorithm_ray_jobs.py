@@ -9,8 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
+from rlcap.algorithm.ray_session import ray_session
+from rlcap.config.cluster import ClusterConfig
 from rlcap.errors import RunError
 
 pytest.importorskip("aiohttp", reason="rlcap[jobs] is not installed: run `make install`")
@@ -98,3 +101,8 @@ def test_a_command_that_fails_there_or_is_stopped_is_no_success_here(jobs):
     with pytest.raises(RunError, match=f"{stopped} is STOPPED"):
         jobs.follow(stopped, log.append)
     assert time.monotonic() - began < 60
+
+
+def test_a_run_on_this_machine_joins_no_cluster_that_happens_to_run_here(cluster):
+    with ray_session(ClusterConfig(num_actors=1), num_shards=1):
+        assert not set(ray.cluster_resources()) & set(cluster[1])
