@@ -103,7 +103,7 @@ class RayJobs:
         )
 
 
-class _ImpatientClient(JobSubmissionClient):  # type: ignore[misc]
+class _ImpatientClient(JobSubmissionClient):
     """Ray's client, which has no time limits of its own."""
 
     def __init__(self, address: str, timeout_s: float) -> None:
