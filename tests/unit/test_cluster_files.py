@@ -272,10 +272,10 @@ def test_the_commands_of_the_page_have_known_settings_and_name_files_that_exist(
     commands = [
         line.strip() for line in re.sub(r"\\\n +", "", page).splitlines() if line.startswith("    ") and "|" not in line
     ]
-    with_settings = [line for line in commands if re.search(r"rlcap train|rlcap\.sbatch|tune\.py", line)]
+    with_settings = [line for line in commands if re.search(r"rlcap train|rlcap\.sbatch", line)]
     assert len(with_settings) >= 8
     for line in with_settings:
         words = shlex.split(line.split(" # ")[0])
         load_config([word for word in words if re.match(r"[a-z_.]+=", word)])
-    for name in re.findall(r"(?<![\w/])(?:cluster|examples|configs|tests)/[\w/.-]+\.\w+", page):
+    for name in re.findall(r"(?<![\w/])(?:cluster|configs|tests)/[\w/.-]+\.\w+", page):
         assert (ROOT / name).is_file(), name
