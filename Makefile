@@ -38,5 +38,5 @@ $(BIN)/python:
 	echo "rlcap needs Python 3.11 or 3.12; none of python3.12, python3.11 and python3 is one here" >&2; exit 1
 
 $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,laion]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,jobs,laion]"
 	@touch $@

@@ -22,7 +22,7 @@ from reward_server.model_shelf import ModelShelf
 from reward_server.shadow import Shadow, ShadowScores
 from reward_server.shard import Shard, ShardScores
 from reward_server.versioned_model import VersionedModel
-from rlcap.config.cluster import ClusterConfig
+from rlcap.config.cluster import ClusterConfig, placed_on
 from rlcap.config.reward import RewardConfig
 from rlcap.errors import RewardError
 from rlcap.types import Clip
@@ -206,6 +206,7 @@ class ShardHandle:
         actor = ray.remote(
             num_cpus=cluster.shard_cpus,
             num_gpus=cluster.shard_gpus,
+            resources=placed_on(cluster.shard_nodes),
             max_restarts=-1,
             max_task_retries=0,
             max_concurrency=OPEN_REQUESTS,

@@ -81,7 +81,7 @@ def _start(cluster: ClusterConfig, num_shards: int) -> None:
             + max(1, cluster.num_learners) * cluster.learner_cpus
         )
         ray.init(
-            address="local",  # never a cluster that happens to run here
+            address="local",  # not a cluster that happens to run here, or that RAY_ADDRESS names
             num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
             include_dashboard=False,
             logging_level=logging.ERROR,

@@ -12,7 +12,7 @@ from actors.env_runner import STUB_SPACE, ActorPlan, CaptionEnvRunner
 from learner.ppo_learner import CaptionPPOLearner, learner_settings
 from learner.rl_module import captioner_module_spec
 from rlcap.config.algorithm import PPOConfig
-from rlcap.config.cluster import ClusterConfig
+from rlcap.config.cluster import ClusterConfig, placed_on
 from rlcap.config.training import TrainingConfig
 from rlcap.protocols import RewardClient
 
@@ -65,6 +65,7 @@ def algorithm_config(plan: RunPlan, algo_class: type) -> AlgorithmConfig:
             num_env_runners=cluster.num_actors,
             num_cpus_per_env_runner=cluster.actor_cpus,
             num_gpus_per_env_runner=cluster.actor_gpus,
+            custom_resources_per_env_runner=placed_on(cluster.actor_nodes),
             create_local_env_runner=False,
         )
         .fault_tolerance(
@@ -76,6 +77,7 @@ def algorithm_config(plan: RunPlan, algo_class: type) -> AlgorithmConfig:
             num_learners=cluster.num_learners,
             num_cpus_per_learner=cluster.learner_cpus if cluster.num_learners else "auto",
             num_gpus_per_learner=cluster.learner_gpus,
+            custom_resources_per_learner=placed_on(cluster.learner_nodes),
         )
         .training(learner_config_dict=learner_settings(plan.ppo, plan.seed, plan.training.num_updates))
         .debugging(seed=plan.seed, log_level="ERROR")

@@ -51,7 +51,7 @@ class ClipStore:
         Raises:
             DataError: it is missing, damaged, or no clip store.
         """
-        self._path = path
+        self._path = path.absolute()  # who reads it elsewhere may have another working directory
         try:
             self._file = pa.ipc.open_file(pa.memory_map(str(path)))
         except FileNotFoundError as error:

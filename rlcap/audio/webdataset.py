@@ -72,7 +72,7 @@ def open_webdataset(config: DataConfig) -> ShardSource:
     optional = [config.clip_id_column, config.caption_column, config.split_column]
     wanted = [*config.label_columns, *filter(None, optional)]
     seen: set[str] = set()
-    shards = [(root / name, index_tar(root / name, set(wanted), seen)) for name in names]
+    shards = [((root / name).absolute(), index_tar(root / name, set(wanted), seen)) for name in names]
     check_columns(f"JSON of the shards below {root}", sorted(seen), wanted)
     clips = [(name, clip) for name, (_, members) in zip(names, shards, strict=True) for clip in members]
     keys = [f"{name.removesuffix('.tar')}/{clip.key}" for name, clip in clips]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlcap.commands.cluster_job import is_for_a_cluster, run_on_cluster
 from rlcap.commands.parsing import Commands, add_command, add_overrides
 from rlcap.commands.terminal import say
 
@@ -58,6 +59,8 @@ examples:
   rlcap train experiment=esc10 data.root=recordings algorithm.kl_coef=0.1 run_dir=runs/kl-0.1
   rlcap train resume=true                        continue the latest run where it stopped
   rlcap train resume=true run_dir=runs/kl-0.1 training.num_updates=200
+  rlcap train cluster=job run_dir=/shared/runs/a cache_dir=/shared/cache
+                                                 hand the run to a Ray cluster, and follow it; Ctrl-C ends the following
 
 settings most often changed:
   experiment=quickstart|esc10     a file of configs/experiment: where everything starts from
@@ -66,7 +69,8 @@ settings most often changed:
   reward.checkpoint               the reward model; empty: fit one first
   reward.preferences              preference pairs of people to fit it on; empty: simulate annotators
   algorithm.kl_coef               how dearly it costs to leave the baseline
-  cluster=local|ray               this machine, or a Ray cluster
+  cluster=local|ray|job           this machine, the Ray cluster that it is part of, or one elsewhere, by Ray Jobs
+  cluster.job_address             where that one's dashboard answers
   tracking.wandb, tracking.mlflow also log there"""
 
 
@@ -93,6 +97,8 @@ def register(commands: Commands) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if is_for_a_cluster(arguments.overrides):
+        return run_on_cluster(arguments.overrides)
     config = settle_config(arguments.overrides)
     # Slow to import: faults in the settings come first.
     from rlcap.pipeline import main_job

@@ -14,6 +14,8 @@ class ClusterConfig(Section):
 
     ray_address: str = ""
     """Address of a Ray cluster, such as `auto` or `ray://head:10001`; empty: start Ray on this machine."""
+    job_address: str = ""
+    """Dashboard of a Ray cluster, such as `http://127.0.0.1:8265`: `rlcap train` hands the run over, and follows it."""
     num_actors: int = 2
     """Processes that caption clips."""
     max_staleness: int = 0
@@ -32,6 +34,12 @@ class ClusterConfig(Section):
     """CPUs that each learner reserves."""
     learner_gpus: float = 0.0
     """GPUs that each learner reserves."""
+    actor_nodes: str = ""
+    """Ray resource that marks the nodes where actors may live, such as `actor_node`; empty: any node."""
+    shard_nodes: str = ""
+    """The same for the shards of the reward server."""
+    learner_nodes: str = ""
+    """The same for learners."""
     rollout_timeout_s: float = 300.0
     """An actor that takes longer over one batch is restarted and its batch is sampled again."""
     start_timeout_s: float = 120.0
@@ -54,3 +62,10 @@ class ClusterConfig(Section):
             learner_cpus=self.learner_cpus,
             learner_gpus=self.learner_gpus,
         )
+        if self.job_address and not self.job_address.startswith(("http://", "https://")):
+            yield f"job_address must begin with http:// or https://, got {self.job_address!r}"
+
+
+def placed_on(nodes: str) -> dict[str, float]:
+    """Return what a process asks of Ray to live on nodes so marked: a trace, so that a node has room for many."""
+    return {nodes: 0.001} if nodes else {}

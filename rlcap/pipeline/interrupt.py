@@ -1,4 +1,7 @@
-"""Ctrl-C: the first one stops a run between updates, with a checkpoint; the second one stops it at once."""
+"""Ctrl-C: the first one stops a run between updates, with a checkpoint; the second one stops it at once.
+
+SIGTERM counts as a first one, however often it comes.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,9 @@ class StopSignal:
             raise StopRequested
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self._requested:
+        if self._requested and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if self._requested:
+            return  # who ends a job tells each of its processes, and a supervisor tells its child once more
         self._requested = True
         announce("stopping: writing a checkpoint (press Ctrl-C again to stop at once)")

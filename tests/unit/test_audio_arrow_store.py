@@ -1,5 +1,6 @@
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +55,15 @@ def test_a_pickled_store_is_no_more_than_its_path(tmp_path):
     travelled = pickle.dumps(ClipStore(tmp_path / "s"))
     assert len(travelled) < 500
     assert pickle.loads(travelled).read([69])[0][0].clip_id == "clip-69"
+
+
+def test_a_pickled_store_is_found_from_another_working_directory(tmp_path, monkeypatch):
+    write_clip_store(tmp_path / "s", clips(1))
+    monkeypatch.chdir(tmp_path)
+    travelled = pickle.dumps(ClipStore(Path("s")))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert pickle.loads(travelled).read([0])[0][0].clip_id == "clip-0"
 
 
 def test_a_writer_that_fails_leaves_what_was_there(tmp_path):
