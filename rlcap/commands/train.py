@@ -35,6 +35,7 @@ examples:
   rlcap quickstart seed=1 training.num_updates=120
   rlcap quickstart algorithm=grpo
   rlcap quickstart resume=true                   continue the latest run where it stopped
+  rlcap quickstart --supervise                   go on by itself after a crash
 
 settings most often changed:
   seed=0                          same seed, same result
@@ -58,6 +59,7 @@ examples:
   rlcap train experiment=esc10 data.root=recordings algorithm.kl_coef=0.1 run_dir=runs/kl-0.1
   rlcap train resume=true                        continue the latest run where it stopped
   rlcap train resume=true run_dir=runs/kl-0.1 training.num_updates=200
+  rlcap train --supervise experiment=esc10 data.root=recordings     for days: go on by itself after a crash
 
 settings most often changed:
   experiment=quickstart|esc10     a file of configs/experiment: where everything starts from
@@ -66,6 +68,8 @@ settings most often changed:
   reward.checkpoint               the reward model; empty: fit one first
   reward.preferences              preference pairs of people to fit it on; empty: simulate annotators
   algorithm.kl_coef               how dearly it costs to leave the baseline
+  training.keep_last, keep_best   how many checkpoints stay
+  training.checkpoint_dir         where they are copied to: s3://..., gs://..., file:///...
   cluster=local|ray               this machine, or a Ray cluster
   tracking.wandb, tracking.mlflow also log there"""
 
@@ -81,6 +85,7 @@ def register(commands: Commands) -> None:
         more=_QUICKSTART_MORE,
     )
     add_overrides(quickstart)
+    _add_supervise(quickstart)
     train = add_command(
         commands,
         "train",
@@ -90,9 +95,23 @@ def register(commands: Commands) -> None:
         more=_TRAIN_MORE,
     )
     add_overrides(train)
+    _add_supervise(train)
+
+
+def _add_supervise(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--supervise",
+        action="store_true",
+        help="run the job in a process of its own, and resume it from its last checkpoint when that dies "
+        "(cluster.max_restarts times without a new checkpoint)",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.supervise:
+        from rlcap.commands.supervision import supervise
+
+        return supervise(arguments.overrides)
     config = settle_config(arguments.overrides)
     # Slow to import: faults in the settings come first.
     from rlcap.pipeline import main_job
