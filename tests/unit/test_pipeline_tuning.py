@@ -1,20 +1,27 @@
 """What a PPO run writes between its updates, with an algorithm that only pretends."""
 
+import contextlib
 import json
 import logging
+import resource
+from types import SimpleNamespace
 
 import pytest
 
+from actors.audio_cursor import AudioCursor
+from learner.ppo_learner import UsedBatch
 from rlcap.algorithm.caption_ppo import UpdateReport
 from rlcap.checkpoint import latest_good, update_of
 from rlcap.config.run import RunConfig
 from rlcap.config.training import TrackingConfig, TrainingConfig
-from rlcap.errors import GuardError
+from rlcap.errors import CheckpointError, GuardError
 from rlcap.metrics import read_metrics
 from rlcap.pipeline.interrupt import StopRequested, StopSignal
+from rlcap.pipeline.rollout_ledger import check_ledger, read_ledger
 from rlcap.pipeline.tuning import TuningJob, _Loop, read_failures
 from rlcap.run_directory import RunDirectory, create_run_directory
 
+CURSOR = AudioCursor(num_clips=4, batch_size=2, seed=0)
 METRICS = {"rollout/failed": 1.0, "time/captions_per_s": 100.0}
 
 
@@ -22,7 +29,7 @@ class PretendedReward:
     """Adds one metric."""
 
     def note_update(self, update, batch):
-        assert batch == "a batch"
+        assert batch.batch.batch_index == update - 1
         return {"reward/version_number": 0.0}
 
 
@@ -39,11 +46,14 @@ class PretendedPPO:
             raise self._guard
         self.num_updates_done += 1
         reasons = self._reasons.get(self.num_updates_done, ())
-        self.last_report = UpdateReport(self.num_updates_done, METRICS, (), reasons, ("a batch",))
+        batch = CURSOR.batch(self.num_updates_done - 1)
+        asked = SimpleNamespace(batch=batch, info=SimpleNamespace(quarantined=()))
+        used = UsedBatch(batch.batch_index, tuple(map(str, batch.positions)), num_captions=4, num_unscored=1)
+        self.last_report = UpdateReport(self.num_updates_done, METRICS, (), reasons, (asked,), (used,))
 
-    def save_checkpoint(self, folder):
-        with open(f"{folder}/state.json", "w") as file:
-            json.dump({"update": self.num_updates_done}, file)
+    def snapshot(self):
+        text = json.dumps({"update": self.num_updates_done})
+        return lambda folder: (folder / "state.json").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture
@@ -53,7 +63,7 @@ def job(tmp_path):
         training=TrainingConfig(num_updates=4, checkpoint_every_updates=10, num_sample_clips=0),
         tracking=TrackingConfig(tensorboard=False),
     )
-    return TuningJob("main", config, source=None, baseline=tmp_path, reward=tmp_path)
+    return TuningJob("main", config, source=range(4), baseline=tmp_path, reward=tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +113,7 @@ def test_a_stopped_run_leaves_a_checkpoint_of_its_last_update(job, monkeypatch):
 
 def stop_by(guard, job, run, name="main"):
     job.config.training.checkpoint_every_updates = 1
-    job = TuningJob(name, job.config, source=None, baseline=job.baseline, reward=job.reward)
+    job = TuningJob(name, job.config, source=range(4), baseline=job.baseline, reward=job.reward)
     with pytest.raises(GuardError) as caught:
         _Loop(job, run, PretendedPPO({}, guard=guard), PretendedReward()).run(StopSignal())
     return str(caught.value)
@@ -146,3 +156,73 @@ def test_a_control_that_a_guard_stops_is_told_apart_from_the_run_itself(job, tmp
         "the control text_only: a guard stopped update 4; do without controls: "
         f"`rlcap train resume=true run_dir={job.config.run_dir} training.controls=false`"
     )
+
+
+@contextlib.contextmanager
+def files_of_at_most(num_bytes):
+    """Let the system refuse to write more into any file, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_run_on_a_full_disk_trains_on_and_loses_nothing_once_there_is_room(job, caplog):
+    job.config.training.checkpoint_every_updates = 1
+    job.config.training.num_updates = 6
+    run = create_run_directory(job.config)
+    algorithm = PretendedPPO({})
+    train = algorithm.train
+    with contextlib.ExitStack() as full, caplog.at_level(logging.WARNING):
+
+        def train_on_a_full_disk():
+            if algorithm.num_updates_done == 2:
+                full.enter_context(files_of_at_most(100))
+            if algorithm.num_updates_done == 5:
+                full.close()
+            train()
+
+        algorithm.train = train_on_a_full_disk
+        _Loop(job, run, algorithm, PretendedReward()).run(StopSignal())
+    assert "File too large" in caplog.text
+    assert "the run trains on" in caplog.text
+    assert update_of(latest_good(run.checkpoints)) == 6
+    table = read_metrics(run)
+    assert table["update"].to_pylist() == list(range(1, 7))
+    assert table["checkpoint/failed"].to_pylist() == [0, 0, 0, 1, 2, 3]
+    assert check_ledger(read_ledger(run)).num_updates == 6
+
+
+def test_a_run_that_ends_on_a_full_disk_says_so_and_keeps_its_last_good_checkpoint(job):
+    job.config.training.checkpoint_every_updates = 2
+    run = create_run_directory(job.config)
+    algorithm = PretendedPPO({})
+    train = algorithm.train
+    with contextlib.ExitStack() as full:
+
+        def train_on_a_full_disk():
+            if algorithm.num_updates_done == 3:
+                full.enter_context(files_of_at_most(100))
+            train()
+
+        algorithm.train = train_on_a_full_disk
+        with pytest.raises(CheckpointError, match=r"since update 2 is lost: .*File too large"):
+            _Loop(job, run, algorithm, PretendedReward()).run(StopSignal())
+    assert update_of(latest_good(run.checkpoints)) == 2
+
+
+def test_the_ledger_of_a_run_that_was_killed_and_went_on_holds_every_clip_once(job):
+    job.config.training.checkpoint_every_updates = 2
+    run = create_run_directory(job.config)
+    loop = _Loop(job, run, PretendedPPO({}), PretendedReward())
+    for _ in range(3):  # a kill after the third: the checkpoint of the second stands
+        loop._algorithm.train()
+        loop._record(loop._algorithm.last_report)
+    loop._checkpoints.settle()
+    job.config.training.num_updates = 5
+    _Loop(job, run, PretendedPPO({}, first=2), PretendedReward()).run(StopSignal())
+    report = check_ledger(read_ledger(run))
+    assert (report.num_updates, report.num_batches, report.num_epochs, report.num_used) == (5, 5, 2, 10)
+    assert (report.num_captions, report.num_unscored) == (20, 5)

@@ -47,6 +47,7 @@ def files(mirror, update):
 
 def edit(mirror, name, content):
     system, root = filesystem(mirror)
+    system.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
     system.pipe_file(f"{root}/{name}", content)
 
 
