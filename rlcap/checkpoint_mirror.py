@@ -33,7 +33,7 @@ class CheckpointMirror:
     """The copies below one URI."""
 
     def __init__(self, uri: str, filesystem: fs.FileSystem, root: str) -> None:
-        self.uri = uri
+        self.uri = _without_secrets(uri)
         self._filesystem = filesystem
         self._root = root.rstrip("/")
 
@@ -52,8 +52,8 @@ class CheckpointMirror:
             filesystem, root = fsspec.core.url_to_fs(uri)
         except (ValueError, ImportError) as error:
             raise ConfigError(
-                f"training.checkpoint_dir={uri} names no place that checkpoints can go to: {in_one_line(reason)}; "
-                f"{in_one_line(error)}"
+                f"training.checkpoint_dir={_without_secrets(uri)} names no place that checkpoints can go to: "
+                f"{in_one_line(reason)}; {in_one_line(error)}"
             ) from error
         return cls(uri, fs.PyFileSystem(fs.FSSpecHandler(filesystem)), root)
 
@@ -174,6 +174,11 @@ class CheckpointMirror:
             yield
         except (OSError, ValueError) as error:
             raise CheckpointError(f"training.checkpoint_dir={self.uri} {what}: {error}") from error
+
+
+def _without_secrets(uri: str) -> str:
+    """Return a URI without the keys that may stand in front of its host: it goes into messages."""
+    return re.sub(r"://[^/@]*@", "://", uri)
 
 
 def newest_good(root: Path, mirror: CheckpointMirror | None) -> Path | None:

@@ -30,14 +30,14 @@ def register(commands: Commands) -> None:
         details=_DETAILS,
         more=_MORE,
     )
-    parser.add_argument("run", nargs="?", default="", metavar="RUN", help="folder of a run; default: the latest one")
+    parser.add_argument("run_dir", nargs="?", default="", metavar="RUN", help="run directory; default: the latest")
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from rlcap.pipeline.rollout_ledger import check_ledger, read_ledger
     from rlcap.run_directory import find_run_directory
 
-    report = check_ledger(read_ledger(find_run_directory(arguments.run)))
+    report = check_ledger(read_ledger(find_run_directory(arguments.run_dir)))
     say(
         aligned(
             [

@@ -146,9 +146,9 @@ class Checkpointer:
         if self._mirror is None:
             prune(self._root, self._training.keep_last, self._training.keep_best)
         else:
+            prune(self._root, keep_last=1)
             self._mirror.upload(checkpoint)
             self._mirror.prune(self._training.keep_last, self._training.keep_best)
-            prune(self._root, keep_last=1)
         return time.monotonic() - started
 
     def _failed(self, failure: CheckpointError) -> CheckpointError:

@@ -127,6 +127,11 @@ def test_a_place_that_nothing_can_write_to_is_told_in_a_sentence():
         CheckpointMirror.open("nowhere://x")
 
 
+def test_keys_in_a_uri_are_in_no_message():
+    mirror = CheckpointMirror.open("s3://key:secret@bucket/run?endpoint_override=127.0.0.1:1&scheme=http&region=x")
+    assert mirror.uri == "s3://bucket/run?endpoint_override=127.0.0.1:1&scheme=http&region=x"
+
+
 def test_a_place_that_fails_is_told_in_a_sentence_and_what_is_here_stays_good(tmp_path):
     (tmp_path / "file").write_text("no folder", encoding="utf-8")
     mirror = CheckpointMirror.open(f"file://{tmp_path}/file/below")
