@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import resource
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,14 +12,15 @@ import pytest
 from actors.audio_cursor import AudioCursor
 from learner.ppo_learner import UsedBatch
 from rlcap.algorithm.caption_ppo import UpdateReport
-from rlcap.checkpoint import latest_good, update_of
+from rlcap.checkpoint import latest_good, update_of, write_checkpoint
 from rlcap.config.run import RunConfig
 from rlcap.config.training import TrackingConfig, TrainingConfig
-from rlcap.errors import CheckpointError, GuardError
+from rlcap.errors import ActorLostError, CheckpointError, ConfigError, GuardError
 from rlcap.metrics import read_metrics
+from rlcap.pipeline import main_job, tuning
 from rlcap.pipeline.interrupt import StopRequested, StopSignal
 from rlcap.pipeline.rollout_ledger import check_ledger, read_ledger
-from rlcap.pipeline.tuning import TuningJob, _Loop, read_failures
+from rlcap.pipeline.tuning import TuningJob, _Loop, open_mirror, read_failures
 from rlcap.run_directory import RunDirectory, create_run_directory
 
 CURSOR = AudioCursor(num_clips=4, batch_size=2, seed=0)
@@ -226,3 +228,80 @@ def test_the_ledger_of_a_run_that_was_killed_and_went_on_holds_every_clip_once(j
     report = check_ledger(read_ledger(run))
     assert (report.num_updates, report.num_batches, report.num_epochs, report.num_used) == (5, 5, 2, 10)
     assert (report.num_captions, report.num_unscored) == (20, 5)
+
+
+class LosesItsLearner(PretendedPPO):
+    """Loses its learner on the way to one update, as often as it is told to."""
+
+    def __init__(self, at, times):
+        super().__init__({})
+        self._at, self._times_left = at, times
+
+    def train(self):
+        if self.num_updates_done + 1 == self._at and self._times_left:
+            self._times_left -= 1
+            raise ActorLostError("0 of 1 learners answered")
+        super().train()
+
+    def load_checkpoint(self, folder):
+        self.num_updates_done = json.loads((Path(folder) / "state.json").read_text(encoding="utf-8"))["update"]
+
+
+@pytest.fixture
+def tune_with(job, monkeypatch):
+    """Return a function that tunes with an algorithm that only pretends; returns the run directory."""
+
+    @contextlib.contextmanager
+    def pretend(*_, **__):
+        yield PretendedReward()
+
+    def make(algorithm):
+        job.config.training.checkpoint_every_updates = 1
+        job.config.cluster.max_restarts = 2
+        run = create_run_directory(job.config)
+        monkeypatch.setattr(tuning, "_server", pretend)
+        monkeypatch.setattr(tuning, "LiveReward", pretend)
+        monkeypatch.setattr(tuning, "_algorithm", lambda *_: contextlib.nullcontext(algorithm))
+        tuning.tune(job, run)
+        return run
+
+    return make
+
+
+def test_a_run_that_loses_its_learner_goes_on_from_its_last_checkpoint(tune_with, caplog):
+    run = tune_with(LosesItsLearner(at=3, times=2))
+    assert read_metrics(run)["update"].to_pylist() == [1, 2, 3, 4]
+    assert check_ledger(read_ledger(run)).num_batches == 4
+    assert [record.getMessage() for record in caplog.records if record.name == "rlcap.pipeline.tuning"] == 2 * [
+        "update 3 was lost: 0 of 1 learners answered",
+        "the run goes on from its last checkpoint, with new actors and a new learner",
+    ]
+
+
+def test_a_run_that_loses_its_learner_again_and_again_without_a_new_checkpoint_ends(tune_with):
+    with pytest.raises(ActorLostError, match="0 of 1 learners answered"):
+        tune_with(LosesItsLearner(at=3, times=3))
+
+
+def test_a_run_of_which_no_checkpoint_is_whole_does_not_begin_anew_over_them(tune_with, job):
+    damaged = RunDirectory(Path(job.config.run_dir)).checkpoints / "update-000002"
+    algorithm = PretendedPPO({})
+
+    def damage():
+        damaged.mkdir(parents=True)
+        raise ActorLostError("lost")
+
+    algorithm.train = damage
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints in .* is whole"):
+        tune_with(algorithm)
+
+
+def test_a_new_run_refuses_a_place_that_holds_the_checkpoints_of_another(job, tmp_path):
+    job.config.training.checkpoint_dir = f"file://{tmp_path}/far"
+    mirror = open_mirror(job.config)
+    main_job._check_mirror(job.config)
+    mirror.upload(write_checkpoint(tmp_path / "other", 7, PretendedPPO({}, first=7).snapshot()))
+    with pytest.raises(ConfigError, match="holds checkpoints already, up to update 7"):
+        main_job._check_mirror(job.config)
+    job.config.resume = True
+    main_job._check_mirror(job.config)
