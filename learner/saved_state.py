@@ -72,7 +72,7 @@ def restore(update: PPOUpdate, content: UInt8[np.ndarray, " byte"], path: str | 
         CheckpointError: If the content of `path` is damaged, or of another captioner.
     """
     try:
-        update.load_state_dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+        update.load_state_dict(torch.load(io.BytesIO(content.data), map_location="cpu", weights_only=True))
     except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, CheckpointError) as damage:
         raise CheckpointError(f"{path} does not fit this captioner, or is damaged: {in_one_line(damage)}") from damage
 

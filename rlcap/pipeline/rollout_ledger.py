@@ -158,7 +158,8 @@ def _check_batches(table: pa.Table) -> None:
 
 def _check_epochs(table: pa.Table) -> int:
     """Each position occurs once in each finished epoch; returns their number."""
-    heard, num_clips = pc.list_flatten(table["positions"]).to_numpy(), table["num_clips"][0].as_py()
+    heard = pc.list_flatten(table["positions"]).to_numpy()
+    num_clips: int = table["num_clips"][0].as_py()
     num_epochs = len(heard) // num_clips
     epochs = np.sort(heard[: num_epochs * num_clips].reshape(num_epochs, num_clips), axis=1)
     for epoch, positions in enumerate(epochs):
