@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
+from learner import saved_state
 from learner.ppo_learner import CaptionPPOLearner, LearnerResult
 from rlcap.errors import ActorLostError, RlcapError
 
@@ -26,25 +27,27 @@ def update_learners(group: LearnerGroup, rollout_refs: Sequence[ray.ObjectRef]) 
     return _on_each(group, lambda learner: learner.update(batch_refs=refs))[0]
 
 
-def save_learners(group: LearnerGroup, directory: Path) -> None:
-    """Write the learners' part of a checkpoint, once; learners on other machines need to share the folder.
+def hold_learners(group: LearnerGroup) -> dict[str, Any]:
+    """Copy the learners' state as it is now, their weights apart, for `saved_state.write`.
 
     Raises:
         ActorLostError: If a learner is lost.
     """
-    path = str(directory.absolute())
-    _on_each(group, lambda learner: learner.save_update(path))
+    return _on_each(group, lambda learner: learner.hold_update())[0]
 
 
 def load_learners(group: LearnerGroup, directory: Path) -> LearnerResult:
-    """Take every learner back to a checkpoint; the result holds the weights to publish, and no metrics.
+    """Take every learner back to a checkpoint that this process sees; the result holds the weights, and no metrics.
 
     Raises:
         ActorLostError: If a learner is lost.
         CheckpointError: If the checkpoint is missing, damaged, or of another captioner.
     """
-    path = str(directory.absolute())
-    return _on_each(group, lambda learner: learner.load_update(path))[0]
+    path, content = str(directory / saved_state.STATE_FILE), saved_state.read(directory)
+    if not len(group):  # the learner is here
+        return _on_each(group, lambda learner: learner.load_update(content, path))[0]
+    sent = ray.put(content)
+    return _on_each(group, lambda learner: learner.load_update(ray.get(sent), path))[0]
 
 
 def learner_weights(group: LearnerGroup) -> LearnerResult:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
+from jaxtyping import UInt8
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
@@ -34,6 +35,17 @@ def learner_settings(ppo: PPOConfig, seed: int, num_updates: int | None = None) 
 
 
 @dataclass(frozen=True, slots=True)
+class UsedBatch:
+    """What an update has used of one batch of the stream, as the learner saw it."""
+
+    batch_index: int
+    clip_ids: tuple[str, ...]
+    num_captions: int
+    num_unscored: int
+    """Captions that were left out because their score could not be had."""
+
+
+@dataclass(frozen=True, slots=True)
 class LearnerResult:
     """Where one learner stands, and what its last update reported."""
 
@@ -43,6 +55,8 @@ class LearnerResult:
     """The trainable weights of this version; from the first learner only."""
     failure_reasons: tuple[str, ...] = ()
     """Why rollouts of the update had no score, each reason once."""
+    used: tuple[UsedBatch, ...] = ()
+    """The batches of the update."""
 
 
 class CaptionPPOLearner(TorchLearner):
@@ -93,20 +107,20 @@ class CaptionPPOLearner(TorchLearner):
         given = training_data or TrainingData(batch=batch, batches=batches, batch_refs=batch_refs)
         scored = _resolve(given)
         reasons = dict.fromkeys(reason for one in scored for reason in one.rewards.failure_reasons)
-        return replace(self._result(self.ppo_update.update(scored)), failure_reasons=tuple(reasons))
+        result = self._result(self.ppo_update.update(scored))
+        return replace(result, failure_reasons=tuple(reasons), used=tuple(map(_used, scored)))
 
     def current(self) -> LearnerResult:
         """Return weights and version as they are, without metrics."""
         return self._result({})
 
-    def save_update(self, directory: str) -> None:
-        """Write the learner's part of a checkpoint; only the first learner writes."""
-        if self._is_first:
-            saved_state.save(self.ppo_update, Path(directory))
+    def hold_update(self) -> dict[str, Any]:
+        """Copy the learner's part of a checkpoint, its weights apart; only the first learner does, others give {}."""
+        return saved_state.hold(self.ppo_update) if self._is_first else {}
 
-    def load_update(self, directory: str) -> LearnerResult:
-        """Read what `save_update` wrote, and return the weights; every learner reads."""
-        saved_state.load(self.ppo_update, Path(directory))
+    def load_update(self, content: UInt8[np.ndarray, " byte"], path: str) -> LearnerResult:
+        """Go on from the content of a state file, and return the weights."""
+        saved_state.restore(self.ppo_update, content, path)
         return self._result({})
 
     def _result(self, metrics: dict[str, float]) -> LearnerResult:
@@ -130,6 +144,11 @@ class CaptionPPOLearner(TorchLearner):
 
     def _set_optimizer_state(self, state: dict[str, Any]) -> None:
         self.ppo_update.load_training_state(state)
+
+
+def _used(scored: ScoredRollouts) -> UsedBatch:
+    rollouts, failed = scored.rollouts, scored.rewards.failed
+    return UsedBatch(rollouts.batch_index, rollouts.clip_ids, len(failed), int(failed.sum()))
 
 
 def _resolve(given: TrainingData) -> Sequence[ScoredRollouts]:

@@ -35,9 +35,13 @@ from learner.optimisation import build_optimizer, clip_gradient, hold_policy, se
 from learner.policy_pass import PolicyPass
 from learner.progress import Progress
 from rlcap.captioners.captioner import Captioner, PolicyOutput
+from rlcap.captioners.weights import load_tensors, publish, tensors_in
 from rlcap.config.algorithm import LearningRateSchedule, PPOConfig
 from rlcap.errors import RlcapError
 from rlcap.types import ScoredRollouts
+
+CAPTIONER = "captioner"
+"""Where a state dict holds the weights."""
 
 
 class PPOUpdate:
@@ -148,8 +152,8 @@ class PPOUpdate:
         return averages.cpu()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that it takes to go on exactly here, weights included."""
-        return {"captioner": self.captioner.state_dict(), **self.training_state()}
+        """Return all that it takes to go on exactly here from the same baseline: what is frozen is left out."""
+        return {CAPTIONER: tensors_in(publish(self.captioner, trainable_only=True)), **self.training_state()}
 
     def training_state(self) -> dict[str, Any]:
         """Return what there is beside the weights: optimiser, counters, reward statistics and ledger."""
@@ -164,7 +168,7 @@ class PPOUpdate:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken."""
-        self.captioner.load_state_dict(state["captioner"])
+        load_tensors(self.captioner, state[CAPTIONER])
         self.load_training_state(state)
 
     def load_training_state(self, state: dict[str, Any]) -> None:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from rlcap.errors import CheckpointError
+from safetensors import SafetensorError
+
+from rlcap.errors import CheckpointError, in_one_line
 
 CHECKSUMS = "checksums.json"
 """SHA-256 of every file of a checkpoint, by path relative to it."""
+SCORE = "score.json"
+"""How good a checkpoint is, as one number: the best ones are kept."""
 
 _NAME = re.compile(r"update-(\d{6,})")
 _PARTIAL = ".partial-"
@@ -25,25 +30,35 @@ def write_checkpoint(root: Path, update: int, write: Callable[[Path], None]) -> 
     """Let `write` fill a folder, and show it below `root` as `update-<update>` only once it is whole and on disk.
 
     Raises:
-        CheckpointError: `write` left nothing, or a link or a file named like the checksums.
+        CheckpointError: there is no room for it, or it cannot be written; or `write` left nothing, or a link or a file
+            named like the checksums. Earlier checkpoints are as they were.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    _remove_partials(root)
     final = root / f"update-{update:06d}"
     partial = root / f"{_PARTIAL}{final.name}"
-    partial.mkdir()
-    write(partial)
-    _seal(partial)
-    if final.exists():  # a damaged one, or the same one: an older checkpoint stands in while they change places
-        _remove(final)
-    partial.rename(final)
-    _sync(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_partials(root)
+        partial.mkdir()
+        write(partial)
+        _seal(partial)
+        if final.exists():  # a damaged one, or the same one: an older checkpoint stands in while they change places
+            _remove(final)
+        partial.rename(final)
+        _sync(root)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the system told them
+        shutil.rmtree(partial, ignore_errors=True)
+        raise CheckpointError(f"the checkpoint of update {update} cannot be written: {in_one_line(error)}") from error
     return final
 
 
 def latest_good(root: Path) -> Path | None:
     """Return the newest checkpoint whose files match their checksums; log and skip damaged ones."""
     return next(_good_checkpoints(root), None)
+
+
+def newest_update(root: Path) -> int:
+    """Return the update of the newest checkpoint, whole or not; 0 where there is none."""
+    return max(map(update_of, _checkpoints(root)), default=0)
 
 
 def verify_checkpoint(path: Path) -> None:
@@ -73,14 +88,19 @@ def update_of(path: Path) -> int:
     return int(match[1])
 
 
-def prune(root: Path, keep_last: int) -> None:
-    """Remove what is older than the `keep_last` newest good checkpoints; damaged ones do not count."""
+def prune(root: Path, keep_last: int, keep_best: int = 0) -> None:
+    """Remove what is older than the `keep_last` newest, the `keep_best` with the highest score excepted.
+
+    Damaged ones do not count, and of the newest ones none is removed while there are fewer than `keep_last`.
+    """
     good = _good_checkpoints(root)
     kept = [path for _, path in zip(range(keep_last), good, strict=False)]
     if len(kept) < keep_last:
         return
+    ranked = sorted(_checkpoints(root), key=_score, reverse=True) if keep_best else []
+    best = [path for _, path in zip(range(keep_best), _only_good(ranked), strict=False)]
     for path in _checkpoints(root):
-        if update_of(path) < update_of(kept[-1]):
+        if update_of(path) < update_of(kept[-1]) and path not in best:
             _remove(path)
 
 
@@ -106,13 +126,25 @@ def _checkpoints(root: Path) -> list[Path]:
 
 
 def _good_checkpoints(root: Path) -> Iterator[Path]:
-    for path in _checkpoints(root):
+    return _only_good(_checkpoints(root))
+
+
+def _only_good(paths: Iterable[Path]) -> Iterator[Path]:
+    for path in paths:
         try:
             verify_checkpoint(path)
         except CheckpointError as error:
             _LOGGER.warning("%s; it is passed over for an older one", error)
         else:
             yield path
+
+
+def _score(path: Path) -> float:
+    """Return what `SCORE` says of a checkpoint; one without, or a damaged one, is the worst."""
+    try:
+        return float(json.loads((path / SCORE).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return -math.inf
 
 
 def _seal(folder: Path) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +18,8 @@ from rlcap.config.training import TrackingConfig
 from rlcap.errors import ConfigError, DataError
 from rlcap.run_directory import RunDirectory
 from rlcap.whole_file import whole_file
+
+log = logging.getLogger(__name__)
 
 _MIN_ROWS_PER_REWRITE = 100
 _REWRITE_SHARE = 0.1
@@ -37,7 +41,7 @@ class MetricsWriter:
     """Appends each row to a journal at once, and folds the journal into `metrics.parquet` now and then.
 
     A kill loses at most the row that was being written. The file is rewritten whenever the journal has grown by a
-    tenth of it, so that the cost of a row does not grow with the run.
+    tenth of it, so that the cost of a row does not grow with the run. While the disk is full, rows wait in memory.
     """
 
     def __init__(self, run: RunDirectory, tracking: TrackingConfig) -> None:
@@ -47,6 +51,9 @@ class MetricsWriter:
         self._last_update = _last_update(table)
         self._num_rows = table.num_rows
         self._pending: list[dict[str, float]] = []
+        self._num_in_journal = 0
+        self._journal_bytes = 0
+        self._is_waiting = False
         self._fold(table)
         self._trackers = _open_trackers(run, tracking)
 
@@ -59,17 +66,20 @@ class MetricsWriter:
         if update <= self._last_update:
             raise ValueError(f"updates must increase: got {update} after {self._last_update}")
         row = {"update": update} | {name: float(value) for name, value in sorted(metrics.items())}
-        with self._run.metrics_journal.open("a", encoding="utf-8") as journal:
-            journal.write(json.dumps(row) + "\n")
         self._pending.append(row)
         self._last_update = update
-        for tracker in self._trackers:
-            tracker.log(update, metrics)
-        if len(self._pending) >= max(_MIN_ROWS_PER_REWRITE, _REWRITE_SHARE * self._num_rows):
-            self.flush()
+        self._tell_trackers(update, metrics)
+        with self._waiting_for_room():
+            self._append_to_journal()
+            if len(self._pending) >= max(_MIN_ROWS_PER_REWRITE, _REWRITE_SHARE * self._num_rows):
+                self.flush()
 
     def flush(self) -> None:
-        """Bring `metrics.parquet` up to date."""
+        """Bring `metrics.parquet` up to date.
+
+        Raises:
+            OSError: the disk is full, or cannot be written; no row is lost by it.
+        """
         if self._pending:
             self._fold(_joined(_read_parquet(self._run.metrics), self._pending))
 
@@ -83,8 +93,37 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Write everything out."""
-        self.flush()
+        with self._waiting_for_room():
+            self.flush()
         self._close_trackers()
+
+    def _append_to_journal(self) -> None:
+        text = "".join(json.dumps(row) + "\n" for row in self._pending[self._num_in_journal :]).encode()
+        with self._run.metrics_journal.open("ab") as journal:
+            journal.truncate(self._journal_bytes)  # a full disk may have left half a row
+            journal.write(text)
+        self._num_in_journal = len(self._pending)
+        self._journal_bytes += len(text)
+
+    def _tell_trackers(self, update: int, metrics: Mapping[str, float]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                tracker.log(update, metrics)
+            except OSError as error:
+                log.warning("%s cannot be written, and is left alone: %s", type(tracker).__name__.strip("_"), error)
+                self._trackers.remove(tracker)
+
+    @contextmanager
+    def _waiting_for_room(self) -> Iterator[None]:
+        """Keep rows in memory while they cannot be written: a full disk must not end a run."""
+        try:
+            yield
+        except OSError as error:
+            if not self._is_waiting:
+                log.warning("metrics cannot be written, and wait in memory until they can: %s", error)
+            self._is_waiting = True
+        else:
+            self._is_waiting = False
 
     def _close_trackers(self) -> None:
         for tracker in self._trackers:
@@ -100,6 +139,7 @@ class MetricsWriter:
         self._run.metrics_journal.unlink(missing_ok=True)
         self._num_rows = table.num_rows
         self._pending = []
+        self._num_in_journal = self._journal_bytes = 0
 
 
 def read_metrics(run: RunDirectory) -> pa.Table:

@@ -48,6 +48,11 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def ledger(self) -> Path:
+        """Which update used which clips: one Parquet file a checkpoint."""
+        return self.path / "ledger"
+
+    @property
     def captioners(self) -> Path:
         """One folder a captioner of the comparison."""
         return self.path / "captioners"
@@ -187,7 +192,7 @@ def _clear(run: RunDirectory) -> None:
     """Remove what a start that came to nothing has left: it is not of the new run."""
     for file in (run.quarantine, run.failures, run.samples, run.report, run.reward_history):
         file.unlink(missing_ok=True)
-    for folder in (run.tensorboard, run.baseline, run.control, run.reward_models):
+    for folder in (run.tensorboard, run.baseline, run.control, run.reward_models, run.ledger):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -10,8 +10,9 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,15 @@ from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
-from actors.audio_cursor import AudioCursor
+from actors.audio_cursor import AudioCursor, CursorBatch
 from actors.env_runner import RewardReference
-from learner.group import learner_weights, load_learners, save_learners, update_learners
-from learner.ppo_learner import LearnerResult
+from learner import saved_state
+from learner.group import hold_learners, learner_weights, load_learners, update_learners
+from learner.ppo_learner import LearnerResult, UsedBatch
 from rlcap.algorithm.rollout_pipeline import CollectedBatch, RolloutPipeline
 from rlcap.algorithm.settings import CaptionPPOConfig, RunPlan, algorithm_config
 from rlcap.captioners.loading import load_captioner
-from rlcap.captioners.weights import load_into
+from rlcap.captioners.weights import FlatWeights, load_into
 from rlcap.errors import CheckpointError
 from rlcap.protocols import RewardClient
 from rlcap.types import Quarantined, ScoredRollouts
@@ -47,6 +49,10 @@ class UpdateReport:
     failure_reasons: tuple[str, ...]
     """Why captions could not be scored, each reason once."""
     batches: tuple[CollectedBatch, ...]
+    used: tuple[UsedBatch, ...] = ()
+    """The same batches, as the learner saw them."""
+    skipped: tuple[CursorBatch, ...] = ()
+    """Batches of the stream that came before, and of which no clip could be used."""
 
     def first_rollouts(self) -> ScoredRollouts:
         """Fetch the first batch, for sample captions."""
@@ -77,7 +83,7 @@ class CaptionPPO(Algorithm):
 
     def training_step(self) -> None:
         """Collect one update's rollouts, train on them, publish the new weights."""
-        start = time.monotonic()
+        start, first = time.monotonic(), self._pipeline.next_batch
         batches = self._pipeline.collect(self._update)
         collected = time.monotonic()
         result = update_learners(self.learner_group, [batch.rollouts for batch in batches])
@@ -94,17 +100,31 @@ class CaptionPPO(Algorithm):
             ),
             failure_reasons=result.failure_reasons,
             batches=tuple(batches),
+            used=result.used,
+            skipped=self._skipped_since(first, batches),
         )
         for name, value in self.last_report.metrics.items():
             self.metrics.log_value((METRICS, name), value, window=1)
 
+    def snapshot(self) -> Callable[[Path], None]:
+        """Hold the run as it is now in memory, and return what writes it into a folder, whatever came after.
+
+        Snapshots are written one at a time, in any thread.
+        """
+        cursor = self._cursor_at(self._pipeline.next_batch)
+        state = {"update": self._update, "cursor": cursor.state_dict(), "counts": self._batch_counts()}
+        return partial(self._write, state, self._weights, hold_learners(self.learner_group))
+
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the captioner in Hugging Face layout, the learner's state, and where the stream stands."""
-        directory = Path(checkpoint_dir)
+        self.snapshot()(Path(checkpoint_dir))
+
+    def _write(
+        self, state: dict[str, object], weights: FlatWeights, learner: dict[str, object], directory: Path
+    ) -> None:
+        load_into(self._policy, weights)
         self._policy.save(directory / CAPTIONER)
-        save_learners(self.learner_group, directory / LEARNER)
-        cursor = self._cursor_at(self._pipeline.next_batch)
-        state = {"update": self._update, "cursor": cursor.state_dict()}
+        saved_state.write(learner, weights, directory / LEARNER)
         (directory / STATE).write_text(json.dumps(state, indent=2) + "\n")
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
@@ -122,6 +142,7 @@ class CaptionPPO(Algorithm):
         cursor = self._new_cursor()
         cursor.load_state_dict(state["cursor"])  # refuses another stream
         self._start_pipeline(load_learners(self.learner_group, directory / LEARNER), cursor)
+        self._restore_counts(state.get("counts", {}))
 
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:  # noqa: ARG002
         """Leave restarts to Ray: requests carry all that a restarted actor needs."""
@@ -165,7 +186,7 @@ class CaptionPPO(Algorithm):
 
     def _publish(self, result: LearnerResult) -> None:
         assert result.weights is not None, "answers come in learner order, and the first learner sends its weights"
-        load_into(self._policy, result.weights)
+        self._weights = result.weights
         self._pipeline.publish(result.policy_version, ray.put(result.weights))
 
     def _actors(self) -> dict[int, Any]:
@@ -175,6 +196,11 @@ class CaptionPPO(Algorithm):
     def _new_cursor(self) -> AudioCursor:
         clips_per_request = self._plan.training.clips_per_batch // self._plan.training.batches_per_update
         return AudioCursor(len(self._plan.actor.source), clips_per_request, self._plan.seed)
+
+    def _skipped_since(self, first: int, used: Sequence[CollectedBatch]) -> tuple[CursorBatch, ...]:
+        skipped = sorted({*range(first, self._pipeline.next_batch)} - {each.batch.batch_index for each in used})
+        cursor = self._new_cursor()
+        return tuple(cursor.batch(index) for index in skipped)
 
     def _cursor_at(self, next_batch: int) -> AudioCursor:
         """Return the stream as it stands before a batch, with nothing in flight."""
@@ -188,6 +214,12 @@ class CaptionPPO(Algorithm):
             "actors/skipped_batches": float(self._pipeline.num_skipped),
             "actors/rescored_batches": float(self._pipeline.num_rescored),
         }
+
+    def _restore_counts(self, counts: Mapping[str, float]) -> None:
+        """Count on from a checkpoint."""
+        self._pipeline.num_lost = int(counts.get("actors/lost_batches", 0))
+        self._pipeline.num_skipped = int(counts.get("actors/skipped_batches", 0))
+        self._pipeline.num_rescored = int(counts.get("actors/rescored_batches", 0))
 
 
 def build_algorithm(plan: RunPlan) -> CaptionPPO:

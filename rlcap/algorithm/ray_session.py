@@ -15,6 +15,9 @@ from types import FrameType
 import ray
 
 from rlcap.config.cluster import ClusterConfig
+from rlcap.errors import ActorLostError, in_one_line
+
+log = logging.getLogger(__name__)
 
 ADVICE = b"constructor arguments in the object store"
 """Ray warns of this for every actor that may restart; their arguments are held here as long as they live."""
@@ -47,6 +50,25 @@ def ray_session(cluster: ClusterConfig, num_shards: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def cluster_may_be_lost() -> Iterator[None]:
+    """Say in a sentence that Ray itself was lost, so that whoever supervises the run starts it again.
+
+    Raises:
+        ActorLostError: in place of Ray's errors, those that a task of ours raised excepted.
+    """
+    try:
+        yield
+    except ray.exceptions.RayTaskError:
+        raise
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        log.exception("Ray was lost")
+        raise ActorLostError(
+            f"the Ray cluster was lost ({type(error).__name__}: {in_one_line(error)}); go on with "
+            "`rlcap train resume=true`"
+        ) from error
 
 
 @contextmanager

@@ -6,6 +6,8 @@ state dict of tensors takes many times as long. numpy has no bfloat16: its bits 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +89,32 @@ def load_into(module: nn.Module, weights: FlatWeights) -> None:
         # Shared memory is read-only and torch has no read-only tensors: copy first, then hand over.
         source = weights.buffers[place.dtype][place.start : place.start + target.numel()].copy()
         target.copy_(torch.from_numpy(source).view(getattr(torch, place.dtype)).view(target.shape))
+
+
+def tensors_in(weights: FlatWeights) -> dict[str, Tensor]:
+    """Return published weights by name, as tensors; they share the buffers where these can be written to."""
+    buffers = {dtype: buffer if buffer.flags.writeable else buffer.copy() for dtype, buffer in weights.buffers.items()}
+    return {
+        place.name: torch.from_numpy(buffers[place.dtype][place.start : place.start + math.prod(place.shape)])
+        .view(getattr(torch, place.dtype))
+        .view(place.shape)
+        for place in weights.places
+    }
+
+
+@torch.no_grad()
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy the tensors of `tensors_in` into a module; what is frozen there stays as it is.
+
+    Raises:
+        CheckpointError: If a tensor is missing, unknown, or of another shape or kind; then nothing was changed.
+    """
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    own = _distinct_tensors(module)
+    places = tuple(TensorPlace(name, _name(value.dtype), tuple(value.shape), 0) for name, value in tensors.items())
+    _check_fit(own, FlatWeights({}, places, tuple(name for name in own if name in frozen and name not in tensors)))
+    for name, value in tensors.items():
+        own[name].copy_(value)
 
 
 def _distinct_tensors(module: nn.Module) -> dict[str, Tensor]:

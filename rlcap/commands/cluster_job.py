@@ -20,7 +20,7 @@ def is_for_a_cluster(overrides: Sequence[str]) -> bool:
     return bool(_read_here(overrides).cluster.job_address)
 
 
-def run_on_cluster(overrides: Sequence[str]) -> int:
+def run_on_cluster(overrides: Sequence[str], *, supervise: bool) -> int:
     """Hand a run over and follow it; returns its exit code. Ctrl-C ends the following, and not the run.
 
     Raises:
@@ -35,7 +35,7 @@ def run_on_cluster(overrides: Sequence[str]) -> int:
     from rlcap.algorithm.ray_jobs import RayJobs
 
     jobs = RayJobs(where.cluster.job_address, timeout_s=where.cluster.start_timeout_s)
-    job = jobs.submit(command_there(overrides, resume=where.resume))
+    job = jobs.submit(command_there(overrides, resume=where.resume, supervise=supervise))
     say(f"{job} on {jobs.address}: {jobs.how_to_follow(job)}")
     try:
         return jobs.follow(job, sys.stdout.write)
@@ -43,11 +43,11 @@ def run_on_cluster(overrides: Sequence[str]) -> int:
         raise KeyboardInterrupt(f"{job} goes on without us: {jobs.how_to_follow(job)}") from interrupt
 
 
-def command_there(overrides: Sequence[str], *, resume: bool) -> list[str]:
+def command_there(overrides: Sequence[str], *, resume: bool, supervise: bool) -> list[str]:
     """Return the command that the cluster is to run."""
     # A run that exists has its cluster's settings in its folder, and takes no other group of them.
     kept = [text for text in overrides if not (resume and _key(text) == "cluster")]
-    return ["rlcap", "train", *kept, *_INSIDE]
+    return ["rlcap", "train", *(["--supervise"] if supervise else []), *kept, *_INSIDE]
 
 
 def _read_here(overrides: Sequence[str]) -> RunConfig:

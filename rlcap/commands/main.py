@@ -8,10 +8,22 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rlcap.commands import bench, caption, check_captioner, data, evaluate, preferences, report, reward, stages, train
+from rlcap.commands import (
+    bench,
+    caption,
+    check_captioner,
+    data,
+    evaluate,
+    ledger,
+    preferences,
+    report,
+    reward,
+    stages,
+    train,
+)
 from rlcap.commands.parsing import HelpFormatter
-from rlcap.commands.terminal import FAULT, INTERRUPTED, USAGE, complain
-from rlcap.errors import ConfigError, RlcapError
+from rlcap.commands.terminal import FAULT, INTERRUPTED, LOST, USAGE, complain
+from rlcap.errors import ActorLostError, ConfigError, RlcapError
 
 _DESCRIPTION = """\
 Fine-tune an audio captioner to human taste, on audio without captions.
@@ -35,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command; return 0, or 1 for a fault, 2 for wrong usage or settings, 130 when interrupted."""
+    """Run a command; return 0, 1 for a fault, 2 for wrong usage or settings, 75 for a lost process, 130 for Ctrl-C."""
     parsed = _parser().parse_args(arguments)
     # Threads of OpenMP that spin while they wait stand in the way of the other processes of a run: thirty times slower
     # where cores are few. A moment of spinning (GNU's own setting, in turns) pays where steps are short. Both are read
@@ -48,6 +60,9 @@ def run(arguments: Sequence[str]) -> int:
     except ConfigError as error:
         complain(str(error))
         return USAGE
+    except ActorLostError as error:
+        complain(str(error))
+        return LOST
     except RlcapError as error:
         complain(str(error))
         return FAULT
@@ -66,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="rlcap", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter, allow_abbrev=False
     )
     commands = parser.add_subparsers(title="commands", metavar="<command>", required=True)
-    for module in (train, stages, reward, preferences, evaluate, caption, check_captioner, report, data, bench):
+    modules = (train, stages, reward, preferences, evaluate, caption, check_captioner, report, ledger, data, bench)
+    for module in modules:
         module.register(commands)
     return parser

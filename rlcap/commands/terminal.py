@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-FAULT, USAGE, INTERRUPTED = 1, 2, 130
-"""Exit codes: something failed, the command or its settings are wrong, the user stopped it."""
+FAULT, USAGE, LOST, INTERRUPTED = 1, 2, 75, 130
+"""Exit codes: something failed, the command or its settings are wrong, a process was lost, the user stopped it.
+
+After a lost process the run can go on with `resume=true`; 75 is what sysexits.h calls a temporary failure.
+"""
 
 
 def say(text: str) -> None:

@@ -36,6 +36,7 @@ examples:
   rlcap quickstart seed=1 training.num_updates=120
   rlcap quickstart algorithm=grpo
   rlcap quickstart resume=true                   continue the latest run where it stopped
+  rlcap quickstart --supervise                   go on by itself after a crash
 
 settings most often changed:
   seed=0                          same seed, same result
@@ -61,6 +62,7 @@ examples:
   rlcap train resume=true run_dir=runs/kl-0.1 training.num_updates=200
   rlcap train cluster=job run_dir=/shared/runs/a cache_dir=/shared/cache
                                                  hand the run to a Ray cluster, and follow it; Ctrl-C ends the following
+  rlcap train --supervise experiment=esc10 data.root=recordings     for days: go on by itself after a crash
 
 settings most often changed:
   experiment=quickstart|esc10     a file of configs/experiment: where everything starts from
@@ -69,6 +71,8 @@ settings most often changed:
   reward.checkpoint               the reward model; empty: fit one first
   reward.preferences              preference pairs of people to fit it on; empty: simulate annotators
   algorithm.kl_coef               how dearly it costs to leave the baseline
+  training.keep_last, keep_best   how many checkpoints stay
+  training.checkpoint_dir         where they are copied to: s3://..., gs://..., file:///...
   cluster=local|ray|job           this machine, the Ray cluster that it is part of, or one elsewhere, by Ray Jobs
   cluster.job_address             where that one's dashboard answers
   tracking.wandb, tracking.mlflow also log there"""
@@ -85,6 +89,7 @@ def register(commands: Commands) -> None:
         more=_QUICKSTART_MORE,
     )
     add_overrides(quickstart)
+    _add_supervise(quickstart)
     train = add_command(
         commands,
         "train",
@@ -94,11 +99,25 @@ def register(commands: Commands) -> None:
         more=_TRAIN_MORE,
     )
     add_overrides(train)
+    _add_supervise(train)
+
+
+def _add_supervise(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--supervise",
+        action="store_true",
+        help="run the job in a process of its own, and resume it from its last checkpoint when that dies "
+        "(cluster.max_restarts times without a new checkpoint)",
+    )
 
 
 def _run(arguments: argparse.Namespace) -> int:
     if is_for_a_cluster(arguments.overrides):
-        return run_on_cluster(arguments.overrides)
+        return run_on_cluster(arguments.overrides, supervise=arguments.supervise)
+    if arguments.supervise:
+        from rlcap.commands.supervision import supervise
+
+        return supervise(arguments.overrides)
     config = settle_config(arguments.overrides)
     # Slow to import: faults in the settings come first.
     from rlcap.pipeline import main_job

@@ -44,6 +44,10 @@ class ClusterConfig(Section):
     """An actor that takes longer over one batch is restarted and its batch is sampled again."""
     start_timeout_s: float = 120.0
     """Longest wait for Ray and every process of a run to start."""
+    max_restarts: int = 5
+    """How often a run goes on from its last checkpoint when a learner or the driver was lost; new ones count anew."""
+    restart_delay_s: float = 2.0
+    """Wait of `--supervise` before it starts a lost driver again; twice as long each time without a new checkpoint."""
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range."""
@@ -53,6 +57,8 @@ class ClusterConfig(Section):
             start_timeout_s=self.start_timeout_s,
         )
         yield from must_not_be_negative(
+            max_restarts=self.max_restarts,
+            restart_delay_s=self.restart_delay_s,
             max_staleness=self.max_staleness,
             num_learners=self.num_learners,
             actor_cpus=self.actor_cpus,

@@ -18,8 +18,9 @@ SETTLED = (
     "reward.clap",
     "training.clips_per_batch",
     "training.batches_per_update",
+    "training.checkpoint_dir",
 )
-"""The audio stream, in which a checkpoint is a position, and all that the baseline is made of."""
+"""The audio stream, in which a checkpoint is a position, what the baseline is made of, and where checkpoints lie."""
 FREE = ("data.soundscapes.num_workers",)
 """Exceptions: they change no result."""
 

@@ -23,7 +23,13 @@ class TrainingConfig(Section):
     checkpoint_every_updates: int = 10
     """Updates between two checkpoints; a last one is written at the end."""
     keep_last: int = 2
-    """Checkpoints that stay on disk."""
+    """Newest checkpoints that stay."""
+    keep_best: int = 0
+    """Checkpoints that stay besides, since `best_metric` was best on the way to them."""
+    best_metric: str = "rollout/reward_mean"
+    """Column of the metrics, averaged since the checkpoint before; more is better, or less with `-` in front."""
+    checkpoint_dir: str = ""
+    """Place that checkpoints are copied to, such as `s3://bucket/run-1`; the run directory then keeps the newest."""
     sample_every_updates: int = 10
     """Updates between two rounds of sample captions for the report."""
     num_sample_clips: int = 8
@@ -47,7 +53,11 @@ class TrainingConfig(Section):
             keep_last=self.keep_last,
             sample_every_updates=self.sample_every_updates,
         )
-        yield from must_not_be_negative(num_sample_clips=self.num_sample_clips)
+        yield from must_not_be_negative(num_sample_clips=self.num_sample_clips, keep_best=self.keep_best)
+        if self.keep_best and not self.best_metric.removeprefix("-"):
+            yield "best_metric must name a metric where keep_best is above 0"
+        if self.checkpoint_dir and "://" not in self.checkpoint_dir:
+            yield f"checkpoint_dir must be a URI, such as s3://bucket/run-1 or file:///mnt, got {self.checkpoint_dir}"
         if self.batches_per_update > 0 and self.clips_per_batch % self.batches_per_update:
             yield (
                 f"clips_per_batch must be a multiple of batches_per_update ({self.batches_per_update}), "

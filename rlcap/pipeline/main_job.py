@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from rlcap.algorithm.ray_session import ray_session
+from rlcap.algorithm.ray_session import cluster_may_be_lost, ray_session
 from rlcap.audio.quarantine import QuarantineList
 from rlcap.captioners.copying import copy_captioner
 from rlcap.config.data import SourceKind, Split
 from rlcap.config.reward import HeadKind
 from rlcap.config.run import RunConfig
 from rlcap.config.training import TrackingConfig
+from rlcap.errors import ConfigError
 from rlcap.metrics import read_metrics
 from rlcap.pipeline.clips import open_audio
 from rlcap.pipeline.comparison import BASELINE, SUPERVISED, TUNED, compare, write_heldout
@@ -24,7 +25,7 @@ from rlcap.pipeline.figures_table import figures_table
 from rlcap.pipeline.progress import CONSOLE, announce
 from rlcap.pipeline.reward_fitting import METRICS_FILE
 from rlcap.pipeline.stages import Stages
-from rlcap.pipeline.tuning import TuningJob, read_failures, tune
+from rlcap.pipeline.tuning import TuningJob, open_mirror, read_failures, tune
 from rlcap.report.build import build_report
 from rlcap.run_directory import RunDirectory, create_run_directory, reopen_run_directory
 
@@ -36,7 +37,9 @@ def run(config: RunConfig) -> Path:
 
     Raises:
         DataError: a stage cannot use the data; where that shows beforehand, no run directory is made.
+        ConfigError: `training.checkpoint_dir` holds checkpoints of another run, or is no place for any.
     """
+    _check_mirror(config)
     stages = Stages(config)
     stages.check_data()
     run_directory = reopen_run_directory(config) if config.resume else create_run_directory(config)
@@ -47,6 +50,16 @@ def run(config: RunConfig) -> Path:
     job.print_table()
     announce(f"report: {report}")
     return run_directory.path
+
+
+def _check_mirror(config: RunConfig) -> None:
+    """Refuse a place of checkpoints that a new run would take for its own."""
+    mirror = open_mirror(config)
+    if mirror is not None and not config.resume and mirror.updates():
+        raise ConfigError(
+            f"training.checkpoint_dir={mirror.uri} holds checkpoints already, up to update {mirror.updates()[0]}: give "
+            "an empty place, or resume the run that they are of"
+        )
 
 
 class _MainJob:
@@ -67,7 +80,7 @@ class _MainJob:
             captioners[SUPERVISED] = self._stages.supervised.path
         deaf_reward = self._stages.reward(HeadKind.text_only).path if self._config.training.controls else None
         self._stages.listener.forget()
-        with ray_session(self._config.cluster, self._config.reward.num_shards):
+        with ray_session(self._config.cluster, self._config.reward.num_shards), cluster_may_be_lost():
             with self._timed("ppo"):
                 captioners[TUNED] = tune(self._tuning_job("main", captioners[BASELINE], reward), self._run)
             if deaf_reward:
@@ -101,7 +114,8 @@ class _MainJob:
 
     def _control(self, name: str, reward: Path, *, hear_other_clips: bool = False) -> Path:
         """Run PPO again with a reward that is deaf, or hears the wrong clip; cached, since nobody tunes it further."""
-        config = replace(self._config, tracking=TrackingConfig(tensorboard=False))
+        training = replace(self._config.training, checkpoint_dir="")
+        config = replace(self._config, tracking=TrackingConfig(tensorboard=False), training=training)
         baseline = self._stages.baseline
         job = replace(self._tuning_job(name, baseline.path, reward), config=config, hear_other_clips=hear_other_clips)
         facts = {

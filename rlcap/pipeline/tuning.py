@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,18 +18,23 @@ from rlcap.algorithm.caption_ppo import CAPTIONER, CaptionPPO, UpdateReport, bui
 from rlcap.algorithm.ray_session import without_advice
 from rlcap.algorithm.settings import RunPlan
 from rlcap.audio.quarantine import QuarantineList
-from rlcap.checkpoint import latest_good, prune, set_aside, update_of, write_checkpoint
+from rlcap.checkpoint import latest_good, newest_update
+from rlcap.checkpoint_mirror import CheckpointMirror, newest_good
 from rlcap.config.algorithm import AlgorithmKind, PPOConfig
 from rlcap.config.precision import Precision
 from rlcap.config.run import RunConfig
-from rlcap.errors import CheckpointError, GuardError
+from rlcap.errors import ActorLostError, CheckpointError, GuardError
 from rlcap.metrics import MetricsWriter
+from rlcap.pipeline.checkpointing import Checkpointer
 from rlcap.pipeline.interrupt import StopRequested, StopSignal
 from rlcap.pipeline.live_reward import LiveReward
 from rlcap.pipeline.progress import progress_bar
 from rlcap.pipeline.reward_history import last_reward
+from rlcap.pipeline.rollout_ledger import LedgerWriter
 from rlcap.protocols import AudioSource
+from rlcap.restarts import Restarts
 from rlcap.run_directory import RunDirectory
+from rlcap.whole_file import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -63,18 +68,42 @@ def tune(job: TuningJob, run: RunDirectory) -> Path:
     Needs a Ray session. Ctrl-C ends it between two updates, with a checkpoint.
     """
     run.path.mkdir(parents=True, exist_ok=True)
-    with StopSignal() as stop, _server(job, run) as server, _algorithm(job, server) as algorithm:
-        _resume(algorithm, run)
-        algorithm.check_interrupt = stop.check
-        num_probe_clips = job.config.reward.probe.num_clips
-        with LiveReward(
-            server, algorithm, run, job.source, num_probe_clips, hear_other_clips=job.hear_other_clips
-        ) as reward:
-            _Loop(job, run, algorithm, reward).run(stop)
+    with StopSignal() as stop, _server(job, run) as server:
+        restarts = Restarts(job.config.cluster.max_restarts)
+        while not _train(job, run, server, stop, restarts):
+            log.warning("the run goes on from its last checkpoint, with new actors and a new learner")
     last = latest_good(run.checkpoints)
     if last is None:
         raise CheckpointError(f"the run in {run.path} left no good checkpoint: see whether its disk is full")
     return last / CAPTIONER
+
+
+def _train(job: TuningJob, run: RunDirectory, server: RewardServer, stop: StopSignal, restarts: Restarts) -> bool:
+    """Train from the last good checkpoint to the last update; False where a process was lost and a restart may help.
+
+    RLlib cannot replace a learner that died: actors and learner are all made anew.
+    """
+    mirror = open_mirror(job.config)
+    with _algorithm(job, server) as algorithm:
+        try:
+            _resume(algorithm, run, mirror)
+            algorithm.check_interrupt = stop.check
+            num_probe_clips = job.config.reward.probe.num_clips
+            with LiveReward(
+                server, algorithm, run, job.source, num_probe_clips, hear_other_clips=job.hear_other_clips
+            ) as reward:
+                _Loop(job, run, algorithm, reward, mirror).run(stop)
+        except ActorLostError as lost:
+            if not restarts.grant(newest_update(run.checkpoints)):
+                raise
+            log.warning("update %d was lost: %s", algorithm.num_updates_done + 1, lost)
+            return False
+    return True
+
+
+def open_mirror(config: RunConfig) -> CheckpointMirror | None:
+    """Open the place that checkpoints are copied to, where there is one."""
+    return CheckpointMirror.open(config.training.checkpoint_dir) if config.training.checkpoint_dir else None
 
 
 def read_failures(run: RunDirectory) -> dict[str, int]:
@@ -88,17 +117,28 @@ def read_failures(run: RunDirectory) -> dict[str, int]:
 class _Loop:
     """The updates of one run, and what is written between them."""
 
-    def __init__(self, job: TuningJob, run: RunDirectory, algorithm: CaptionPPO, reward: LiveReward) -> None:
+    def __init__(
+        self,
+        job: TuningJob,
+        run: RunDirectory,
+        algorithm: CaptionPPO,
+        reward: LiveReward,
+        mirror: CheckpointMirror | None = None,
+    ) -> None:
         self._job = job
         self._training = job.config.training
         self._run = run
         self._algorithm = algorithm
         self._reward = reward
+        self._mirror = mirror
         self._quarantine = QuarantineList.load(run.quarantine)
         self._failures = read_failures(run)
+        self._saved_sizes = len(self._quarantine), len(self._failures)
         self._metrics = MetricsWriter(run, job.config.tracking)
         self._metrics.truncate_after(algorithm.num_updates_done)
         self._samples = _read_samples(run, up_to=algorithm.num_updates_done)
+        self._ledger = LedgerWriter(run, len(job.source), algorithm.num_updates_done)
+        self._checkpoints = Checkpointer(run, job.config.training, mirror, newest=algorithm.num_updates_done)
 
     def run(self, stop: StopSignal) -> None:
         """Train to the last update."""
@@ -111,35 +151,42 @@ class _Loop:
                     report = self._algorithm.last_report
                     self._record(report)
                     advance(_note(report))
+            self._checkpoints.finish(self._algorithm.num_updates_done, self._snapshot)
         except StopRequested:
-            self._checkpoint()
+            self._checkpoints.finish(self._algorithm.num_updates_done, self._snapshot)
             raise
         except GuardError as guard:
             raise self._stopped_by(guard) from guard
         finally:
+            self._checkpoints.close()
             self._metrics.close()
 
     def _record(self, report: UpdateReport) -> None:
         reward_metrics = self._reward.note_update(report.update, report.batches[0])
-        self._metrics.log(report.update, {**report.metrics, **reward_metrics})
-        if self._quarantine.add(report.quarantined):
-            self._quarantine.save(self._run.quarantine)
+        self._metrics.log(report.update, {**report.metrics, **reward_metrics, **self._checkpoints.metrics()})
+        self._checkpoints.note(report.metrics)
+        self._ledger.note(report)
+        self._quarantine.add(report.quarantined)
         self._note_failures(report.failure_reasons, report.update)
+        self._save_lists()
         if report.update % self._training.sample_every_updates == 0 or report.update == 1:
             self._samples += self._sample_rows(report)
-        last = report.update == self._training.num_updates
-        if last or report.update % self._training.checkpoint_every_updates == 0:
-            self._checkpoint()
+        if report.update % self._training.checkpoint_every_updates == 0:
+            self._checkpoints.begin(report.update, self._snapshot)
 
     def _stopped_by(self, guard: GuardError) -> GuardError:
         """Set aside what the guard calls spoilt, and add to its message where the run can go on."""
-        rejected = set_aside(self._run.checkpoints, guard.first_spoilt)
+        try:
+            rejected = self._checkpoints.set_aside(guard.first_spoilt)
+            good = newest_good(self._run.checkpoints, self._mirror)
+        except CheckpointError as unreachable:
+            spoilt = f"the copies of update {guard.first_spoilt} and later"
+            return GuardError(f"{guard}; {unreachable}; remove {spoilt} there before the run goes on")
         aside = f"; {rejected[0]} is set aside" if rejected else ""
         run_dir = Path(self._job.config.run_dir)
         if run_dir.resolve() != self._run.path.resolve():  # a control: what it leaves behind is cleared away
             again = f"rlcap train resume=true run_dir={run_dir} training.controls=false"
             return GuardError(f"the control {self._job.name}: {guard}; do without controls: `{again}`")
-        good = latest_good(self._run.checkpoints)
         if good is None:
             return GuardError(
                 f"{guard}{aside}; there is no good checkpoint before it: start again, for example with {guard.remedy}"
@@ -155,17 +202,33 @@ class _Loop:
         for reason in new:
             log.warning("captions of update %d could not be scored, and are left out: %s", update, reason)
         self._failures |= new
-        self._run.failures.write_text(json.dumps(self._failures, indent=2) + "\n", encoding="utf-8")
 
-    def _checkpoint(self) -> None:
-        update = self._algorithm.num_updates_done
-        newest = latest_good(self._run.checkpoints)
-        if update == 0 or (newest is not None and update_of(newest) == update):
+    def _save_lists(self) -> None:
+        """Write what is new in the lists of clips and reasons; what a full disk does not take is tried again."""
+        sizes = len(self._quarantine), len(self._failures)
+        if sizes == self._saved_sizes:
             return
-        self._metrics.flush()
-        pq.write_table(pa.Table.from_pylist(self._samples, schema=SAMPLES_SCHEMA), self._run.samples)
-        write_checkpoint(self._run.checkpoints, update, lambda path: self._algorithm.save_checkpoint(str(path)))
-        prune(self._run.checkpoints, self._training.keep_last)
+        try:
+            if len(self._quarantine):
+                self._quarantine.save(self._run.quarantine)
+            if self._failures:
+                with whole_file(self._run.failures) as fresh:
+                    fresh.write_text(json.dumps(self._failures, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            log.warning("the lists of quarantined clips and of failures cannot be written: %s", error)
+        else:
+            self._saved_sizes = sizes
+
+    def _snapshot(self) -> Callable[[Path], None]:
+        """Bring the other files of the run up to date, then hold the algorithm in memory."""
+        try:
+            self._metrics.flush()
+            self._ledger.save(self._algorithm.num_updates_done)
+            with whole_file(self._run.samples) as fresh:
+                pq.write_table(pa.Table.from_pylist(self._samples, schema=SAMPLES_SCHEMA), fresh)
+        except OSError as error:
+            raise CheckpointError(f"the files of the run in {self._run.path} cannot be written: {error}") from error
+        return self._algorithm.snapshot()
 
     def _sample_rows(self, report: UpdateReport) -> list[dict[str, object]]:
         scored = report.first_rollouts()
@@ -224,10 +287,15 @@ def _learning(config: RunConfig) -> PPOConfig:
     return replace(config.algorithm, recompute_log_probs=recompute)
 
 
-def _resume(algorithm: CaptionPPO, run: RunDirectory) -> None:
-    checkpoint = latest_good(run.checkpoints)
+def _resume(algorithm: CaptionPPO, run: RunDirectory, mirror: CheckpointMirror | None) -> None:
+    """Go back to the newest good checkpoint; without any checkpoint the run begins."""
+    checkpoint = newest_good(run.checkpoints, mirror)
     if checkpoint is not None:
         algorithm.load_checkpoint(str(checkpoint))
+    elif newest_update(run.checkpoints):
+        raise CheckpointError(
+            f"none of the checkpoints in {run.checkpoints} is whole: move them away to begin at the first update again"
+        )
 
 
 def _read_samples(run: RunDirectory, up_to: int) -> list[dict[str, object]]:

@@ -15,8 +15,9 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
 from torch import nn
 
+from learner import saved_state
 from learner.batching import Experience, Targets, merge
-from learner.group import learner_weights, load_learners, save_learners, update_learners
+from learner.group import hold_learners, learner_weights, load_learners, update_learners
 from learner.objective import AVERAGES
 from learner.ppo_learner import CaptionPPOLearner, learner_settings
 from learner.ppo_update import PPOUpdate
@@ -151,12 +152,13 @@ def test_every_group_learns_what_a_plain_update_learns_and_goes_on_from_a_checkp
     for scored in updates(3):
         expected, result = plain.update(scored), update_learners(group, put(scored))
         assert result.policy_version == plain.policy_version
+        assert [used.batch_index for used in result.used] == [one.rollouts.batch_index for one in scored]
         assert result.metrics["learner/policy_loss"] == pytest.approx(expected["learner/policy_loss"], abs=1e-4)
         assert_close(weights_in(result), weights_of(plain.captioner), 1e-5)
-    save_learners(group, tmp_path)
-    after_three = weights_in(result)
+    held, after_three = hold_learners(group), weights_in(result)
 
     straight = update_learners(group, put(updates(4)[3]))
+    saved_state.write(held, result.weights, tmp_path)
     assert_close(weights_in(load_learners(group, tmp_path)), after_three, 0.0)
     resumed = update_learners(group, put(updates(4)[3]))
     assert_close(weights_in(resumed), weights_in(straight), 0.0)

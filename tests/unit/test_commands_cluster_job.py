@@ -21,7 +21,7 @@ def test_only_a_job_address_sends_a_run_away():
 
 def test_the_command_runs_where_it_is_sent_with_the_same_settings():
     given = ["cluster=job", "cluster.job_address=http://head:1", "seed=3", *SHARED]
-    program, command, *overrides = command_there(given, resume=False)
+    program, command, *overrides = command_there(given, resume=False, supervise=False)
     assert (program, command) == ("rlcap", "train")
     assert not is_for_a_cluster(overrides)
     here, there = load_config(given), settle_config(overrides)
@@ -31,7 +31,8 @@ def test_the_command_runs_where_it_is_sent_with_the_same_settings():
 
 
 def test_a_resumed_run_keeps_the_cluster_of_its_folder():
-    command = command_there(["resume=true", "cluster=job", "run_dir=/shared/run", "cluster.num_actors=3"], resume=True)
+    given = ["resume=true", "cluster=job", "run_dir=/shared/run", "cluster.num_actors=3"]
+    command = command_there(given, resume=True, supervise=False)
     assert "cluster=job" not in command
     assert {"resume=true", "run_dir=/shared/run", "cluster.num_actors=3"} <= set(command)
 
@@ -47,7 +48,7 @@ def test_a_resumed_run_keeps_the_cluster_of_its_folder():
 )
 def test_folders_that_mean_nothing_on_a_cluster_are_refused(overrides, faults):
     with pytest.raises(ConfigError) as refused:
-        run_on_cluster(["cluster=job", *overrides])
+        run_on_cluster(["cluster=job", *overrides], supervise=False)
     for key in faults:
         assert f"{key} must be an absolute path that every node of the cluster sees" in str(refused.value)
     assert str(refused.value).count("absolute path") == len(faults)
@@ -55,7 +56,7 @@ def test_folders_that_mean_nothing_on_a_cluster_are_refused(overrides, faults):
 
 def test_wrong_settings_are_told_before_anything_is_sent():
     with pytest.raises(ConfigError, match="did you mean num_actors"):
-        run_on_cluster(["cluster=job", *SHARED, "cluster.num_actor=3"])
+        run_on_cluster(["cluster=job", *SHARED, "cluster.num_actor=3"], supervise=False)
     with pytest.raises(ConfigError, match="job_address must begin with http"):
         is_for_a_cluster(["cluster.job_address=head:8265"])
 
@@ -63,7 +64,7 @@ def test_wrong_settings_are_told_before_anything_is_sent():
 def test_a_dashboard_that_does_not_answer_is_told_in_a_sentence():
     pytest.importorskip("aiohttp", reason="rlcap[jobs] is not installed: run `make install`")
     with pytest.raises(RunError, match=r"no Ray dashboard answers at http://127.0.0.1:9 .* port forwarded"):
-        run_on_cluster(["cluster.job_address=http://127.0.0.1:9", *SHARED])
+        run_on_cluster(["cluster.job_address=http://127.0.0.1:9", *SHARED], supervise=False)
 
 
 class FlakyServer:

@@ -1,20 +1,29 @@
 """What a PPO run writes between its updates, with an algorithm that only pretends."""
 
+import contextlib
 import json
 import logging
+import resource
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from actors.audio_cursor import AudioCursor
+from learner.ppo_learner import UsedBatch
 from rlcap.algorithm.caption_ppo import UpdateReport
-from rlcap.checkpoint import latest_good, update_of
+from rlcap.checkpoint import latest_good, update_of, write_checkpoint
 from rlcap.config.run import RunConfig
 from rlcap.config.training import TrackingConfig, TrainingConfig
-from rlcap.errors import GuardError
+from rlcap.errors import ActorLostError, CheckpointError, ConfigError, GuardError
 from rlcap.metrics import read_metrics
+from rlcap.pipeline import main_job, tuning
 from rlcap.pipeline.interrupt import StopRequested, StopSignal
-from rlcap.pipeline.tuning import TuningJob, _Loop, read_failures
+from rlcap.pipeline.rollout_ledger import check_ledger, read_ledger
+from rlcap.pipeline.tuning import TuningJob, _Loop, open_mirror, read_failures
 from rlcap.run_directory import RunDirectory, create_run_directory
 
+CURSOR = AudioCursor(num_clips=4, batch_size=2, seed=0)
 METRICS = {"rollout/failed": 1.0, "time/captions_per_s": 100.0}
 
 
@@ -22,7 +31,7 @@ class PretendedReward:
     """Adds one metric."""
 
     def note_update(self, update, batch):
-        assert batch == "a batch"
+        assert batch.batch.batch_index == update - 1
         return {"reward/version_number": 0.0}
 
 
@@ -39,11 +48,14 @@ class PretendedPPO:
             raise self._guard
         self.num_updates_done += 1
         reasons = self._reasons.get(self.num_updates_done, ())
-        self.last_report = UpdateReport(self.num_updates_done, METRICS, (), reasons, ("a batch",))
+        batch = CURSOR.batch(self.num_updates_done - 1)
+        asked = SimpleNamespace(batch=batch, info=SimpleNamespace(quarantined=()))
+        used = UsedBatch(batch.batch_index, tuple(map(str, batch.positions)), num_captions=4, num_unscored=1)
+        self.last_report = UpdateReport(self.num_updates_done, METRICS, (), reasons, (asked,), (used,))
 
-    def save_checkpoint(self, folder):
-        with open(f"{folder}/state.json", "w") as file:
-            json.dump({"update": self.num_updates_done}, file)
+    def snapshot(self):
+        text = json.dumps({"update": self.num_updates_done})
+        return lambda folder: (folder / "state.json").write_text(text, encoding="utf-8")
 
 
 @pytest.fixture
@@ -53,7 +65,7 @@ def job(tmp_path):
         training=TrainingConfig(num_updates=4, checkpoint_every_updates=10, num_sample_clips=0),
         tracking=TrackingConfig(tensorboard=False),
     )
-    return TuningJob("main", config, source=None, baseline=tmp_path, reward=tmp_path)
+    return TuningJob("main", config, source=range(4), baseline=tmp_path, reward=tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +115,7 @@ def test_a_stopped_run_leaves_a_checkpoint_of_its_last_update(job, monkeypatch):
 
 def stop_by(guard, job, run, name="main"):
     job.config.training.checkpoint_every_updates = 1
-    job = TuningJob(name, job.config, source=None, baseline=job.baseline, reward=job.reward)
+    job = TuningJob(name, job.config, source=range(4), baseline=job.baseline, reward=job.reward)
     with pytest.raises(GuardError) as caught:
         _Loop(job, run, PretendedPPO({}, guard=guard), PretendedReward()).run(StopSignal())
     return str(caught.value)
@@ -146,3 +158,150 @@ def test_a_control_that_a_guard_stops_is_told_apart_from_the_run_itself(job, tmp
         "the control text_only: a guard stopped update 4; do without controls: "
         f"`rlcap train resume=true run_dir={job.config.run_dir} training.controls=false`"
     )
+
+
+@contextlib.contextmanager
+def files_of_at_most(num_bytes):
+    """Let the system refuse to write more into any file, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_run_on_a_full_disk_trains_on_and_loses_nothing_once_there_is_room(job, caplog):
+    job.config.training.checkpoint_every_updates = 1
+    job.config.training.num_updates = 6
+    run = create_run_directory(job.config)
+    algorithm = PretendedPPO({})
+    train = algorithm.train
+    with contextlib.ExitStack() as full, caplog.at_level(logging.WARNING):
+
+        def train_on_a_full_disk():
+            if algorithm.num_updates_done == 2:
+                full.enter_context(files_of_at_most(100))
+            if algorithm.num_updates_done == 5:
+                full.close()
+            train()
+
+        algorithm.train = train_on_a_full_disk
+        _Loop(job, run, algorithm, PretendedReward()).run(StopSignal())
+    assert "File too large" in caplog.text
+    assert "the run trains on" in caplog.text
+    assert update_of(latest_good(run.checkpoints)) == 6
+    table = read_metrics(run)
+    assert table["update"].to_pylist() == list(range(1, 7))
+    assert table["checkpoint/failed"].to_pylist() == [0, 0, 0, 1, 2, 3]
+    assert check_ledger(read_ledger(run)).num_updates == 6
+
+
+def test_a_run_that_ends_on_a_full_disk_says_so_and_keeps_its_last_good_checkpoint(job):
+    job.config.training.checkpoint_every_updates = 2
+    run = create_run_directory(job.config)
+    algorithm = PretendedPPO({})
+    train = algorithm.train
+    with contextlib.ExitStack() as full:
+
+        def train_on_a_full_disk():
+            if algorithm.num_updates_done == 3:
+                full.enter_context(files_of_at_most(100))
+            train()
+
+        algorithm.train = train_on_a_full_disk
+        with pytest.raises(CheckpointError, match=r"since update 2 is lost: .*File too large"):
+            _Loop(job, run, algorithm, PretendedReward()).run(StopSignal())
+    assert update_of(latest_good(run.checkpoints)) == 2
+
+
+def test_the_ledger_of_a_run_that_was_killed_and_went_on_holds_every_clip_once(job):
+    job.config.training.checkpoint_every_updates = 2
+    run = create_run_directory(job.config)
+    loop = _Loop(job, run, PretendedPPO({}), PretendedReward())
+    for _ in range(3):  # a kill after the third: the checkpoint of the second stands
+        loop._algorithm.train()
+        loop._record(loop._algorithm.last_report)
+    loop._checkpoints.settle()
+    job.config.training.num_updates = 5
+    _Loop(job, run, PretendedPPO({}, first=2), PretendedReward()).run(StopSignal())
+    report = check_ledger(read_ledger(run))
+    assert (report.num_updates, report.num_batches, report.num_epochs, report.num_used) == (5, 5, 2, 10)
+    assert (report.num_captions, report.num_unscored) == (20, 5)
+
+
+class LosesItsLearner(PretendedPPO):
+    """Loses its learner on the way to one update, as often as it is told to."""
+
+    def __init__(self, at, times):
+        super().__init__({})
+        self._at, self._times_left = at, times
+
+    def train(self):
+        if self.num_updates_done + 1 == self._at and self._times_left:
+            self._times_left -= 1
+            raise ActorLostError("0 of 1 learners answered")
+        super().train()
+
+    def load_checkpoint(self, folder):
+        self.num_updates_done = json.loads((Path(folder) / "state.json").read_text(encoding="utf-8"))["update"]
+
+
+@pytest.fixture
+def tune_with(job, monkeypatch):
+    """Return a function that tunes with an algorithm that only pretends; returns the run directory."""
+
+    @contextlib.contextmanager
+    def pretend(*_, **__):
+        yield PretendedReward()
+
+    def make(algorithm):
+        job.config.training.checkpoint_every_updates = 1
+        job.config.cluster.max_restarts = 2
+        run = create_run_directory(job.config)
+        monkeypatch.setattr(tuning, "_server", pretend)
+        monkeypatch.setattr(tuning, "LiveReward", pretend)
+        monkeypatch.setattr(tuning, "_algorithm", lambda *_: contextlib.nullcontext(algorithm))
+        tuning.tune(job, run)
+        return run
+
+    return make
+
+
+def test_a_run_that_loses_its_learner_goes_on_from_its_last_checkpoint(tune_with, caplog):
+    run = tune_with(LosesItsLearner(at=3, times=2))
+    assert read_metrics(run)["update"].to_pylist() == [1, 2, 3, 4]
+    assert check_ledger(read_ledger(run)).num_batches == 4
+    assert [record.getMessage() for record in caplog.records if record.name == "rlcap.pipeline.tuning"] == 2 * [
+        "update 3 was lost: 0 of 1 learners answered",
+        "the run goes on from its last checkpoint, with new actors and a new learner",
+    ]
+
+
+def test_a_run_that_loses_its_learner_again_and_again_without_a_new_checkpoint_ends(tune_with):
+    with pytest.raises(ActorLostError, match="0 of 1 learners answered"):
+        tune_with(LosesItsLearner(at=3, times=3))
+
+
+def test_a_run_of_which_no_checkpoint_is_whole_does_not_begin_anew_over_them(tune_with, job):
+    damaged = RunDirectory(Path(job.config.run_dir)).checkpoints / "update-000002"
+    algorithm = PretendedPPO({})
+
+    def damage():
+        damaged.mkdir(parents=True)
+        raise ActorLostError("lost")
+
+    algorithm.train = damage
+    with pytest.raises(CheckpointError, match=r"none of the checkpoints in .* is whole"):
+        tune_with(algorithm)
+
+
+def test_a_new_run_refuses_a_place_that_holds_the_checkpoints_of_another(job, tmp_path):
+    job.config.training.checkpoint_dir = f"file://{tmp_path}/far"
+    mirror = open_mirror(job.config)
+    main_job._check_mirror(job.config)
+    mirror.upload(write_checkpoint(tmp_path / "other", 7, PretendedPPO({}, first=7).snapshot()))
+    with pytest.raises(ConfigError, match="holds checkpoints already, up to update 7"):
+        main_job._check_mirror(job.config)
+    job.config.resume = True
+    main_job._check_mirror(job.config)

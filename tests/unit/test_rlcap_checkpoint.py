@@ -1,5 +1,12 @@
 import json
 import logging
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -152,3 +159,106 @@ def test_what_is_set_aside_stays_on_disk_and_no_run_goes_on_with_it(tmp_path: Pa
     assert names(tmp_path) == ["rejected-update-000020", "rejected-update-000030", "update-000030"]
     verify_checkpoint(moved[0])
     assert set_aside(tmp_path, from_update=31) == []
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from rlcap.checkpoint import latest_good, newest_update, prune, write_checkpoint
+
+root = Path(sys.argv[1])
+content = bytes(range(256)) * 1000
+
+def fill(folder):
+    for name in ("captioner", "learner"):
+        (folder / name).mkdir()
+        for part in range(3):
+            (folder / name / f"{part}.bin").write_bytes(content)
+
+update = newest_update(root)
+while True:
+    update += 1
+    write_checkpoint(root, update, fill)
+    print(update, flush=True)
+    prune(root, keep_last=2)
+"""
+NUM_KILLS = int(os.environ.get("RLCAP_CHECKPOINT_KILLS", "20"))
+"""More of them make a longer trial."""
+
+
+def test_a_writer_that_is_killed_at_any_moment_leaves_what_it_finished_good(tmp_path: Path):
+    random_moments = random.Random(0)
+    finished = 0
+    for _ in range(NUM_KILLS):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert writer.stdout is not None
+        lines = [writer.stdout.readline()]
+        time.sleep(random_moments.uniform(0, 0.03))
+        writer.send_signal(signal.SIGKILL)
+        lines += writer.communicate(timeout=30)[0].splitlines()
+        finished = int(lines[-1])
+        newest = latest_good(tmp_path)
+        assert newest is not None
+        assert update_of(newest) in (finished, finished + 1)  # the last one may have been whole before it could say so
+        verify_checkpoint(newest)
+
+
+def test_a_disk_that_takes_no_more_is_told_and_leaves_no_rubbish(tmp_path: Path):
+    previous = write_checkpoint(tmp_path, 1, fill("one"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"of update 2 cannot be written: \[Errno 27\] File too large"):
+            write_checkpoint(tmp_path, 2, fill("two" * 10_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert latest_good(tmp_path) == previous
+    assert names(tmp_path) == ["update-000001"]
+
+
+@pytest.fixture
+def mount(tmp_path: Path):
+    """Return a function that mounts a small disk in memory; skips where that is not allowed."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def make(options: str) -> Path:
+        try:
+            subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError) as refused:
+            pytest.skip(f"mounting is not allowed here: {refused}")
+        return folder
+
+    yield make
+    subprocess.run(["umount", folder], check=False, capture_output=True)
+
+
+def test_a_disk_that_is_full_for_real_is_told_and_works_again_once_there_is_room(mount):
+    root = mount("size=64k") / "checkpoints"
+    previous = write_checkpoint(root, 1, fill("one"))
+    with pytest.raises(CheckpointError, match="No space left on device"):
+        write_checkpoint(root, 2, fill("two" * 100_000))
+    assert latest_good(root) == previous
+    assert update_of(write_checkpoint(root, 2, fill("two"))) == 2
+
+
+def test_a_disk_that_is_read_only_is_told(mount):
+    root = mount("ro") / "checkpoints"
+    with pytest.raises(CheckpointError, match="Read-only file system"):
+        write_checkpoint(root, 1, fill("one"))
+
+
+def score(value: float):
+    def write(folder: Path) -> None:
+        fill("text")(folder)
+        (folder / "score.json").write_text(json.dumps(value), encoding="utf-8")
+
+    return write
+
+
+def test_pruning_keeps_the_best_good_ones_besides_the_last(tmp_path: Path):
+    for update, value in enumerate([0.3, 0.9, 0.5, 0.8, 0.1, 0.2], start=1):
+        write_checkpoint(tmp_path, update, score(value))
+    (tmp_path / "update-000002/state.json").unlink()
+    prune(tmp_path, keep_last=2, keep_best=2)
+    assert names(tmp_path) == ["update-000003", "update-000004", "update-000005", "update-000006"]
