@@ -25,6 +25,7 @@ from reward_server.versioned_model import VersionedModel
 from rlcap.config.cluster import ClusterConfig
 from rlcap.config.reward import RewardConfig
 from rlcap.errors import RewardError
+from rlcap.stacks import show_stack_on_signal
 from rlcap.types import Clip
 
 SWITCH_INTERVAL_S = 0.0005
@@ -112,6 +113,7 @@ class ShardActor:
     """A shard in a process of its own. It begins without a model: requests name the one they are for."""
 
     def __init__(self, name: str, config: RewardConfig, num_threads: int) -> None:
+        show_stack_on_signal()
         torch.set_num_threads(num_threads)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")

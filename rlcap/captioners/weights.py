@@ -6,7 +6,7 @@ state dict of tensors takes many times as long. numpy has no bfloat16: its bits 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,6 +71,21 @@ def publish(module: nn.Module, *, trainable_only: bool = False) -> FlatWeights:
     )
 
 
+def rounded(weights: FlatWeights) -> FlatWeights:
+    """Return float32 weights in bfloat16, at half the bytes; those of other dtypes stay as they are."""
+    full, half = _name(torch.float32), _name(torch.bfloat16)
+    if full not in weights.buffers:
+        return weights
+    bits = torch.from_numpy(weights.buffers[full]).to(torch.bfloat16).view(_BITS[torch.bfloat16]).numpy()
+    before = weights.buffers.get(half, bits[:0])
+    buffers = {name: buffer for name, buffer in weights.buffers.items() if name != full}
+    places = tuple(
+        replace(place, dtype=half, start=place.start + len(before)) if place.dtype == full else place
+        for place in weights.places
+    )
+    return FlatWeights({**buffers, half: np.concatenate([before, bits])}, places, weights.left_out)
+
+
 @torch.no_grad()
 def load_into(module: nn.Module, weights: FlatWeights) -> None:
     """Copy published weights into a module of the same architecture; nothing of it aliases the buffers afterwards.
@@ -83,10 +98,13 @@ def load_into(module: nn.Module, weights: FlatWeights) -> None:
     own = _distinct_tensors(module)
     _check_fit(own, weights)
     for place in weights.places:
-        target = own[place.name]
-        # Shared memory is read-only and torch has no read-only tensors: copy first, then hand over.
-        source = weights.buffers[place.dtype][place.start : place.start + target.numel()].copy()
-        target.copy_(torch.from_numpy(source).view(getattr(torch, place.dtype)).view(target.shape))
+        target, dtype = own[place.name], getattr(torch, place.dtype)
+        source = weights.buffers[place.dtype][place.start : place.start + target.numel()].reshape(place.shape)
+        if target.device.type == "cpu" and target.dtype == dtype:
+            np.copyto(target.view(_BITS.get(dtype, dtype)).numpy(), source)
+        else:
+            # Shared memory is read-only and torch has no read-only tensors: copy first, then hand over.
+            target.copy_(torch.from_numpy(source.copy()).view(dtype))
 
 
 def _distinct_tensors(module: nn.Module) -> dict[str, Tensor]:

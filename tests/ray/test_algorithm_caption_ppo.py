@@ -115,7 +115,11 @@ def train(algorithm, num_updates):
         algorithm.train()
         report = algorithm.last_report
         metrics.append(
-            {k: v for k, v in report.metrics.items() if not k.startswith(("time/", "actors/")) and not k.endswith("_s")}
+            {
+                k: v
+                for k, v in report.metrics.items()
+                if not k.startswith(("time/", "actors/")) and not k.endswith(("_s", "_ms"))
+            }
         )
         batches += [ray.get(batch.rollouts).rollouts for batch in report.batches]
     return metrics, batches
