@@ -417,6 +417,8 @@ def test_actors_come_and_go_and_each_batch_is_handed_out_once_all_the_same(data,
         pipeline = start(fake, monkeypatch, num_actors=2, max_staleness=max_staleness)
         collected = run(pipeline, 4)
     assert batches_of(collected) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    heard = [position for batches in collected for batch in batches for position in batch.batch.positions]
+    assert sorted(heard[:NUM_CLIPS]) == list(range(NUM_CLIPS)), "an epoch holds each clip once"
     for update, batches in enumerate(collected):
         assert all(0 <= update - batch.info.request.version <= max_staleness for batch in batches)
 
