@@ -184,6 +184,7 @@ class CaptionPPO(Algorithm):
         """Stop actors and learners."""
         if hasattr(self, "_watchdog"):  # not where the start failed
             self._watchdog.stop()
+            self._worker_manager().clear()  # RLlib would first wait, without a limit, for those that hang
         super().cleanup()
         if self._storage is None:
             shutil.rmtree(self._logdir, ignore_errors=True)

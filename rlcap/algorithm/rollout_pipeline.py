@@ -17,12 +17,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from statistics import median
 
 import ray
 from ray.actor import ActorHandle
@@ -32,6 +30,7 @@ from actors.audio_cursor import AudioCursor, CursorBatch
 from actors.env_runner import RewardReference, RolloutInfo
 from rlcap.algorithm.attendance import Attendance
 from rlcap.algorithm.batch_window import BatchWindow
+from rlcap.algorithm.in_flight import InFlight, Request, Task
 from rlcap.errors import ActorLostError, DataError, RlcapError, RunError, in_one_line
 from rlcap.types import Quarantined
 
@@ -43,8 +42,6 @@ POLL_S = 0.2
 """Longest uninterrupted wait, so that Ctrl-C is noticed."""
 FEED_POLL_S = 0.02
 """The same while the learner updates, which must not wait long for the feeding to end."""
-LATE_FACTOR, LATE_S = 3.0, 1.0
-"""A batch is late that takes this many times longer than most, and at least so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +53,6 @@ class CollectedBatch:
     """Of whom it was scored."""
     rollouts: ray.ObjectRef
     info: RolloutInfo
-
-
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A batch to be captioned, and by whom it is to be scored."""
-
-    batch: CursorBatch
-    reward: RewardReference
-    attempt: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    task: _Task
-    actor_id: int
-    rollouts: ray.ObjectRef
-    asked_at: float
-    deadline: float
 
 
 class RolloutPipeline:
@@ -103,10 +82,9 @@ class RolloutPipeline:
         # One request ahead hides the way to the driver and back, but in synchronous mode nothing runs ahead.
         self._max_in_flight = 2 if max_staleness else 1
         self._lock = threading.RLock()  # held whenever what follows is read or changed, never while waiting
-        self._in_flight: dict[ray.ObjectRef, _Request] = {}
-        self._waiting: list[_Task] = []  # to be asked for again
+        self._in_flight = InFlight(timeout_s * self._max_in_flight)
+        self._waiting: list[Task] = []  # to be asked for again
         self._ready: dict[int, CollectedBatch] = {}
-        self._latencies: deque[float] = deque(maxlen=32)
         self._unusable: set[int] = set()  # positions of the batches skipped since a clip could be used
         self._quarantined: list[Quarantined] = []
         self._num_answers = 0
@@ -149,13 +127,8 @@ class RolloutPipeline:
 
     def describe(self) -> list[str]:
         """Say of each actor what it was asked for and how long ago."""
-        now = time.monotonic()
         with self._lock:
-            asked = [
-                f"caption actor {request.actor_id} was asked for batch {request.task.batch.batch_index} "
-                f"{now - request.asked_at:.0f} s ago"
-                for request in self._in_flight.values()
-            ]
+            asked = self._in_flight.describe()
             away = sorted(set(self._actors) - set(self._attendance.present))
         return asked + [f"caption actor {actor_id} has not started, or was lost and is not back" for actor_id in away]
 
@@ -203,7 +176,7 @@ class RolloutPipeline:
             for place, batch in enumerate(batches):
                 if place in lost:
                     self.num_lost += 1
-                    self._waiting.append(_Task(batch.batch, batch.reward))
+                    self._waiting.append(Task(batch.batch, batch.reward))
                 else:
                     self._ready[batch.batch.batch_index] = batch
 
@@ -264,7 +237,7 @@ class RolloutPipeline:
             if stray.info.reward_version != last.info.reward_version:
                 self.num_rescored += 1
                 del self._ready[stray.batch.batch_index]
-                self._waiting.append(_Task(stray.batch, last.reward))
+                self._waiting.append(Task(stray.batch, last.reward))
 
     def _submit(self) -> None:
         while self._ask_one():
@@ -275,7 +248,7 @@ class RolloutPipeline:
 
     def _ask_one(self) -> bool:
         """Ask one actor for something, the idlest first; tell whether there was an actor and something to do."""
-        load = Counter(request.actor_id for request in self._in_flight.values())
+        load = self._in_flight.loads()
         for actor_id in sorted(self._attendance.present, key=lambda each: (load[each], each)):
             if load[actor_id] >= self._max_in_flight:
                 return False
@@ -285,7 +258,7 @@ class RolloutPipeline:
                 return True
         return False
 
-    def _next_task(self, actor_id: int, *, is_idle: bool) -> _Task | None:
+    def _next_task(self, actor_id: int, *, is_idle: bool) -> Task | None:
         if self._waiting:
             return self._waiting.pop(0)
         num_updates = self._version + self._max_staleness + 1 - self._update
@@ -295,35 +268,24 @@ class RolloutPipeline:
         batch, ahead = taken
         for update in range(self._update, self._update + ahead + 1):
             reward = self._rewards.setdefault(update, self._reward)
-        return _Task(batch, reward)
+        return Task(batch, reward)
 
-    def _late_task(self) -> _Task | None:
+    def _late_task(self) -> Task | None:
         """What holds the update back, for an actor that has nothing to do; each batch is doubled once at most."""
-        if not self._latencies:
-            return None
-        requests = list(self._in_flight.values())
-        asked_before = time.monotonic() - max(LATE_S, LATE_FACTOR * median(self._latencies))
-        copies = Counter(request.task.batch.batch_index for request in requests)
-        wanted = {index for index in self._window.wanted if copies[index] == 1 and index not in self._ready}
-        for request in requests:
-            if request.task.batch.batch_index in wanted and request.asked_at < asked_before:
-                self.num_doubled += 1
-                return request.task
-        return None
+        task = self._in_flight.late({index for index in self._window.wanted if index not in self._ready})
+        self.num_doubled += task is not None
+        return task
 
-    def _ask(self, actor_id: int, task: _Task) -> None:
+    def _ask(self, actor_id: int, task: Task) -> None:
         call = self._actors[actor_id].caption.options(num_returns=2)
         upcoming = self._window.expect(actor_id)
         rollouts, info = call.remote(task.batch, self._version, self._weights, task.reward, upcoming)
-        self._in_flight[info] = _Request(task, actor_id, rollouts, time.monotonic(), self._deadline())
-
-    def _deadline(self) -> float:
-        return time.monotonic() + self._timeout_s * self._max_in_flight
+        self._in_flight.add(info, task, actor_id, rollouts)
 
     def _receive(self, poll_s: float) -> None:
         with self._lock:
             self._attendance.look()
-            open_calls = [*self._in_flight, *self._attendance.calls]
+            open_calls = [*self._in_flight.refs, *self._attendance.calls]
         if not open_calls:
             time.sleep(poll_s)  # every actor is away
             return
@@ -338,7 +300,7 @@ class RolloutPipeline:
             self._restart_hung_actors()
 
     def _take(self, info_ref: ray.ObjectRef) -> None:
-        request = self._in_flight.pop(info_ref)
+        request = self._in_flight.take(info_ref)
         try:
             info = ray.get(info_ref)
         except RayActorError as lost:
@@ -356,7 +318,7 @@ class RolloutPipeline:
                 f"{in_one_line(cause)}"
             ) from None
         else:
-            self._latencies.append(time.monotonic() - request.asked_at)
+            self._in_flight.note_answer(request)
             if self._is_open(request.task):
                 self._keep(request, info)
 
@@ -364,22 +326,17 @@ class RolloutPipeline:
         del self._actors[actor_id]
         self._attendance.forget(actor_id)
         self._window.forget(actor_id)
-        for info_ref in [ref for ref, request in self._in_flight.items() if request.actor_id == actor_id]:
-            task = self._in_flight.pop(info_ref).task
-            if self._is_open(task) and not self._is_in_flight(task):
+        for task in self._in_flight.drop_actor(actor_id):
+            if self._is_open(task) and not self._in_flight.holds(task.batch.batch_index):
                 self._waiting.append(task)
 
-    def _is_in_flight(self, task: _Task) -> bool:
-        index = task.batch.batch_index
-        return any(request.task.batch.batch_index == index for request in self._in_flight.values())
-
-    def _is_open(self, task: _Task) -> bool:
+    def _is_open(self, task: Task) -> bool:
         """Tell whether an answer is still of use: another actor may have given it before."""
         index = task.batch.batch_index
         waits = any(other.batch.batch_index == index for other in self._waiting)
         return self._window.holds(index) and index not in self._ready and not waits
 
-    def _keep(self, request: _Request, info: RolloutInfo) -> None:
+    def _keep(self, request: Request, info: RolloutInfo) -> None:
         task = request.task
         if info.num_captions:
             self._unusable.clear()
@@ -401,11 +358,11 @@ class RolloutPipeline:
                 f"{one.reason}. `rlcap data check` tells those of the others"
             )
 
-    def _ask_again(self, request: _Request, lost: Exception) -> None:
+    def _ask_again(self, request: Request, lost: Exception) -> None:
         self.num_lost += 1
         task = request.task
         index = task.batch.batch_index
-        if self._is_in_flight(task):
+        if self._in_flight.holds(index):
             log.warning("caption actor %d was lost; batch %d comes from another", request.actor_id, index)
             return
         log.warning("caption actor %d was lost; batch %d is sampled again", request.actor_id, index)
@@ -417,12 +374,6 @@ class RolloutPipeline:
         self._waiting.append(replace(task, attempt=task.attempt + 1))
 
     def _restart_hung_actors(self) -> None:
-        now = time.monotonic()
-        hung = {request.actor_id for request in self._in_flight.values() if request.deadline < now}
-        for actor_id in hung:
+        for actor_id in self._in_flight.hung():
             log.warning("caption actor %d gave no answer within %.0f s; restarting it", actor_id, self._timeout_s)
             ray.kill(self._actors[actor_id], no_restart=False)
-        # Its requests fail a moment later: until then they must not cost the restarted actor its life as well.
-        for info_ref, request in self._in_flight.items():
-            if request.actor_id in hung:
-                self._in_flight[info_ref] = replace(request, deadline=self._deadline())

@@ -42,8 +42,8 @@ class ClusterConfig(Section):
     """Longest wait for Ray, the shards, the learners and a first actor to start."""
     learner_timeout_s: float = 1800.0
     """Longest wait for learners in processes of their own to finish an update; then the run ends."""
-    stall_s: float = 120.0
-    """Where nothing moves for so long, the log says once where each process stands."""
+    stall_s: float = 240.0
+    """Where nothing moves for so long, the log says once where each process stands; longer than any update takes."""
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range."""

@@ -22,7 +22,7 @@ from reward_server.shard_actor import ShardStatistics
 from rlcap.algorithm.actor_changes import ActorCounts
 from rlcap.algorithm.caption_ppo import CaptionPPO
 from rlcap.algorithm.rollout_pipeline import CollectedBatch
-from rlcap.errors import RewardError, RlcapError
+from rlcap.errors import RewardError, RlcapError, RunError
 from rlcap.mailbox import Mailbox, Message
 from rlcap.pipeline.progress import announce
 from rlcap.pipeline.reward_history import RewardEntry, RewardHistory
@@ -112,8 +112,11 @@ class LiveReward:
         """Begin what a message asks for: the training loop changes its actors, and a thread does the rest."""
         if message.action != "scale_actors":
             return self._actions.submit(self._act, message)
-        add, remove = (int(message.arguments.get(name, 0)) for name in ("add", "remove"))
         answer: Future[Mapping[str, Any]] = Future()
+        add, remove = (message.arguments.get(name, 0) for name in ("add", "remove"))
+        if not all(isinstance(number, int) and number >= 0 for number in (add, remove)):
+            answer.set_exception(RunError(f"actors are added and removed in whole numbers, got {add} and {remove}"))
+            return answer
         self._algorithm.scale_actors(add=add, remove=remove).add_done_callback(partial(_pass_on, answer))
         return answer
 
@@ -224,7 +227,6 @@ def _pass_on(answer: Future[Mapping[str, Any]], changed: Future[ActorCounts]) ->
     """Make the answer to a message of what the training loop says."""
     if changed.cancelled():
         answer.cancel()
-        answer.set_running_or_notify_cancel()
     elif (error := changed.exception()) is not None:
         answer.set_exception(error)
     else:

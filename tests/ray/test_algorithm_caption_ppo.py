@@ -28,7 +28,7 @@ from rlcap.config.cluster import ClusterConfig
 from rlcap.config.precision import Precision
 from rlcap.config.reward import ClapConfig
 from rlcap.config.training import TrainingConfig
-from rlcap.errors import CheckpointError
+from rlcap.errors import ActorLostError, CheckpointError
 from rlcap.soundscapes.world import render
 from rlcap.types import Quarantined, RewardBatch
 
@@ -105,9 +105,8 @@ def plan(tmp_path_factory, make_captioner):
         )
         ppo = PPOConfig(learning_rate=1e-3, value_learning_rate=1e-3, minibatch_size=6, num_epochs=1)
         client = reward(tmp_path / "reward")
-        return RunPlan(
-            actor, client, ppo, TRAINING, ClusterConfig(num_actors=num_actors, actor_cpus=0.5, **cluster), seed
-        )
+        settings = ClusterConfig(num_actors=num_actors, **{"actor_cpus": 0.5, **cluster})
+        return RunPlan(actor, client, ppo, TRAINING, settings, seed)
 
     return make
 
@@ -338,3 +337,17 @@ def test_weights_are_metrics_and_rounded_ones_are_half_as_many_bytes(plan):
         assert metrics["weights/load_ms"] > 0
         assert metrics["time/decode_wait_s"] >= 0
     assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.01)
+
+
+def test_a_run_begins_with_the_actors_that_have_room_and_without_any_it_says_what_they_ask_for(plan):
+    algorithm = build_algorithm(plan(num_actors=2, actor_cpus=3))
+    try:
+        train(algorithm, 1)
+        assert algorithm.last_report.metrics["actors/present"] == 1
+        assert algorithm.scale_actors(remove=1)
+        train(algorithm, 1)
+        assert len(algorithm._actors()) == len(algorithm._pipeline.present) == 1, "the one that was away has left"
+    finally:
+        algorithm.stop()
+    with pytest.raises(ActorLostError, match=r"no caption actor started within 1 s: each of 1 asks for 8 CPUs"):
+        build_algorithm(plan(num_actors=1, actor_cpus=8, start_timeout_s=1))

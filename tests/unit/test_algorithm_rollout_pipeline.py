@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.audio_cursor import AudioCursor
-from rlcap.algorithm import attendance, rollout_pipeline
+from rlcap.algorithm import attendance, in_flight, rollout_pipeline
 from rlcap.algorithm.rollout_pipeline import MAX_ATTEMPTS, RolloutPipeline
 from rlcap.errors import ActorLostError, DataError, RewardError, RunError
 from rlcap.types import Quarantined
@@ -99,7 +99,7 @@ def start(
 ):
     cursor = AudioCursor(NUM_CLIPS, batch_size=2, seed=0)
     cursor.load_state_dict({**cursor.state_dict(), "next_batch": next_batch})
-    for module in (rollout_pipeline, attendance):
+    for module in (rollout_pipeline, attendance, in_flight):
         monkeypatch.setattr(module, "ray", SimpleNamespace(wait=fake.wait, get=fake.get, kill=fake.kill))
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: fake.now, sleep=fake.sleep))
     return RolloutPipeline(

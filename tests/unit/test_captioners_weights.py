@@ -154,7 +154,7 @@ def test_weights_without_float32_are_rounded_already():
 def test_a_run_that_trains_adapters_sends_the_adapters_alone(make_captioner):
     policy, actor = make_captioner(), make_captioner()
     for captioner in (policy, actor):
-        add_lora(captioner.language_model, captioner.language_model, rank=2, alpha=4.0)
+        add_lora(captioner.language_model, captioner.language_model.transformer, rank=2, alpha=4.0)
         captioner.audio_tower.requires_grad_(requires_grad=False)
     with torch.no_grad():
         for name, parameter in policy.named_parameters():
