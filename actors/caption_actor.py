@@ -53,6 +53,8 @@ class CaptionActor:
         self._device = device or torch.device("cpu")
         dtype = DTYPES[sampling.precision]
         self.policy = policy.eval().requires_grad_(False).to(self._device, dtype)
+        if sampling.compile:
+            self.policy.compile_steps()
         self._reference = reference.eval().requires_grad_(False).to(self._device, dtype)
         self._sampling = sampling
         self._samples_per_clip = samples_per_clip
