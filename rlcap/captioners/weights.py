@@ -6,6 +6,7 @@ state dict of tensors takes many times as long. numpy has no bfloat16: its bits 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -76,7 +77,7 @@ def rounded(weights: FlatWeights) -> FlatWeights:
     full, half = _name(torch.float32), _name(torch.bfloat16)
     if full not in weights.buffers:
         return weights
-    bits = torch.from_numpy(weights.buffers[full]).to(torch.bfloat16).view(_BITS[torch.bfloat16]).numpy()
+    bits = _read_only(weights.buffers[full]).to(torch.bfloat16).view(_BITS[torch.bfloat16]).numpy()
     before = weights.buffers.get(half, bits[:0])
     buffers = {name: buffer for name, buffer in weights.buffers.items() if name != full}
     places = tuple(
@@ -97,14 +98,17 @@ def load_into(module: nn.Module, weights: FlatWeights) -> None:
     """
     own = _distinct_tensors(module)
     _check_fit(own, weights)
+    sent = {dtype: _read_only(buffer).view(getattr(torch, dtype)) for dtype, buffer in weights.buffers.items()}
     for place in weights.places:
-        target, dtype = own[place.name], getattr(torch, place.dtype)
-        source = weights.buffers[place.dtype][place.start : place.start + target.numel()].reshape(place.shape)
-        if target.device.type == "cpu" and target.dtype == dtype:
-            np.copyto(target.view(_BITS.get(dtype, dtype)).numpy(), source)
-        else:
-            # Shared memory is read-only and torch has no read-only tensors: copy first, then hand over.
-            target.copy_(torch.from_numpy(source.copy()).view(dtype))
+        target = own[place.name]
+        target.copy_(sent[place.dtype][place.start : place.start + target.numel()].view(target.shape))
+
+
+def _read_only(buffer: np.ndarray) -> Tensor:
+    """See a buffer as a tensor that must not be written to: torch has no read-only ones, and warns of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(buffer)
 
 
 def _distinct_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """The pipeline over actors that answer in an order the test decides, and die when it says so."""
 
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -262,6 +263,38 @@ def test_overlapped_runs_are_already_captioning_while_the_learner_works(monkeypa
     run(pipeline, 1)
     assert fake.open
     assert {request.version for request in fake.open} == {0}
+
+
+def test_actors_are_fed_while_the_learner_works_as_far_as_the_bound_on_staleness_goes(monkeypatch):
+    fake = FakeRay(in_order)
+    pipeline = start(fake, monkeypatch, max_staleness=2)
+    run(pipeline, 1)
+    asked_before = len(fake.asked)
+    all_that_is_allowed = 3 * BATCHES_PER_UPDATE
+    with pipeline.feeding():
+        deadline = time.monotonic() + 10
+        while len(fake.asked) < all_that_is_allowed or fake.open:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    assert asked_before < len(fake.asked) == all_that_is_allowed
+    assert {request.version for request in fake.asked} == {0}
+
+
+def test_what_goes_wrong_while_the_learner_works_is_raised_afterwards(monkeypatch):
+    fake = FakeRay(lambda requests: (requests[0], RAISES if len(fake.asked) > BATCHES_PER_UPDATE + 2 else ANSWERS))
+    pipeline = start(fake, monkeypatch, max_staleness=1)
+    run(pipeline, 1)
+    worked = []
+
+    def learn():
+        with pipeline.feeding():
+            while fake.open:
+                time.sleep(0.001)
+            worked.append(True)
+
+    with pytest.raises(RewardError, match="no score could be had"):
+        learn()
+    assert worked
 
 
 def test_work_is_spread_evenly(monkeypatch):
