@@ -41,6 +41,8 @@ from rlcap.types import Quarantined, ScoredRollouts
 
 LEARNER, CAPTIONER, STATE = "learner", "captioner", "state.json"
 METRICS = "rlcap"
+FETCH_TIMEOUT_S = 60.0
+"""Longest wait for rollouts that are looked at after their update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,12 @@ class UpdateReport:
     """Why captions could not be scored, each reason once."""
     batches: tuple[CollectedBatch, ...]
 
-    def first_rollouts(self) -> ScoredRollouts:
-        """Fetch the first batch, for sample captions."""
-        scored: ScoredRollouts = ray.get(self.batches[0].rollouts)
+    def first_rollouts(self) -> ScoredRollouts | None:
+        """Fetch the first batch, for sample captions; None where it was lost since, as with a node."""
+        try:
+            scored: ScoredRollouts = ray.get(self.batches[0].rollouts, timeout=FETCH_TIMEOUT_S)
+        except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
+            return None
         return scored
 
 

@@ -33,6 +33,8 @@ from rlcap.types import Clip, RewardRequest, ScoredRollouts
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
+FETCH_TIMEOUT_S = 60.0
+"""Longest wait for captions that probe a candidate."""
 WATCH_EVERY_S = 2.0
 """Between two looks at the shards' load."""
 
@@ -214,7 +216,7 @@ class LiveReward:
         clip_index: list[int] = []
         for batch in batches:
             heard, _ = self._source.read(batch.batch.positions)
-            scored: ScoredRollouts = ray.get(batch.rollouts)
+            scored: ScoredRollouts = ray.get(batch.rollouts, timeout=FETCH_TIMEOUT_S)
             for clip in heard[: max(1, self._num_probe_clips // len(batches))]:
                 rows = np.flatnonzero(scored.rollouts.clip_index == scored.rollouts.clip_ids.index(clip.clip_id))
                 captions += [scored.rollouts.captions[row] for row in rows]

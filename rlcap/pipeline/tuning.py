@@ -169,6 +169,8 @@ class _Loop:
 
     def _sample_rows(self, report: UpdateReport) -> list[dict[str, object]]:
         scored = report.first_rollouts()
+        if scored is None:
+            return []
         rollouts, rewards = scored.rollouts, scored.rewards
         first_of_clip = [int((rollouts.clip_index == clip).argmax()) for clip in range(len(rollouts.clip_ids))]
         return [

@@ -281,20 +281,22 @@ def test_actors_are_fed_while_the_learner_works_as_far_as_the_bound_on_staleness
 
 
 def test_what_goes_wrong_while_the_learner_works_is_raised_afterwards(monkeypatch):
-    fake = FakeRay(lambda requests: (requests[0], RAISES if len(fake.asked) > BATCHES_PER_UPDATE + 2 else ANSWERS))
+    learning = []
+    fake = FakeRay(lambda requests: (requests[0], RAISES if learning else ANSWERS))
     pipeline = start(fake, monkeypatch, max_staleness=1)
     run(pipeline, 1)
-    worked = []
 
     def learn():
+        learning.append("begun")
         with pipeline.feeding():
-            while fake.open:
+            while len(fake.open) == num_open:
                 time.sleep(0.001)
-            worked.append(True)
+            learning.append("ended")
 
+    num_open = len(fake.open)
     with pytest.raises(RewardError, match="no score could be had"):
         learn()
-    assert worked
+    assert learning == ["begun", "ended"]
 
 
 def test_work_is_spread_evenly(monkeypatch):
