@@ -67,6 +67,7 @@ def algorithm_config(plan: RunPlan, algo_class: type) -> AlgorithmConfig:
             num_gpus_per_env_runner=cluster.actor_gpus,
             custom_resources_per_env_runner=placed_on(cluster.actor_nodes),
             create_local_env_runner=False,
+            validate_env_runners_after_construction=False,  # those that come late join later
         )
         .fault_tolerance(
             restart_failed_env_runners=True,

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from rlcap.commands import (
+    actors,
     bench,
     caption,
     check_captioner,
@@ -81,7 +82,20 @@ def _parser() -> argparse.ArgumentParser:
         prog="rlcap", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter, allow_abbrev=False
     )
     commands = parser.add_subparsers(title="commands", metavar="<command>", required=True)
-    modules = (train, stages, reward, preferences, evaluate, caption, check_captioner, report, ledger, data, bench)
+    modules = (
+        train,
+        stages,
+        reward,
+        actors,
+        preferences,
+        evaluate,
+        caption,
+        check_captioner,
+        report,
+        ledger,
+        data,
+        bench,
+    )
     for module in modules:
         module.register(commands)
     return parser
