@@ -21,7 +21,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from actors.audio_cursor import AudioCursor
-from actors.env_runner import RewardReference
+from actors.messages import RewardReference
 from learner.group import learner_weights, load_learners, save_learners, update_learners
 from learner.ppo_learner import LearnerResult
 from rlcap.algorithm.rollout_pipeline import CollectedBatch, RolloutPipeline

@@ -22,7 +22,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.audio_cursor import AudioCursor, CursorBatch
-from actors.env_runner import RewardReference, RolloutInfo
+from actors.messages import RewardReference, RolloutInfo
 from rlcap.algorithm.attendance import Attendance
 from rlcap.errors import ActorLostError, DataError, RlcapError, in_one_line
 from rlcap.types import Quarantined
