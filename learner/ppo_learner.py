@@ -91,7 +91,7 @@ class CaptionPPOLearner(TorchLearner):
     ) -> LearnerResult:
         """Train on `ScoredRollouts`, given by reference (`learner.group.update_learners`) or in process."""
         given = training_data or TrainingData(batch=batch, batches=batches, batch_refs=batch_refs)
-        scored = _resolve(given)
+        scored = resolve(given)
         reasons = dict.fromkeys(reason for one in scored for reason in one.rewards.failure_reasons)
         return replace(self._result(self.ppo_update.update(scored)), failure_reasons=tuple(reasons))
 
@@ -132,7 +132,7 @@ class CaptionPPOLearner(TorchLearner):
         self.ppo_update.load_training_state(state)
 
 
-def _resolve(given: TrainingData) -> Sequence[ScoredRollouts]:
+def resolve(given: TrainingData) -> Sequence[ScoredRollouts]:
     """Return the rollouts that `given` holds or refers to."""
     if given.batch_refs is not None:
         rollouts: list[ScoredRollouts] = ray.get(given.batch_refs)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import ray
-import torch
 
 from reward_server.messages import ServedModel, ShardRequest, ShardScores, ShardStatistics
-from reward_server.model_shelf import ModelShelf
 from reward_server.shadow import Shadow, ShadowScores
-from reward_server.shard import Shard
 from reward_server.shard_handle import ShardHandle
-from reward_server.versioned_model import VersionedModel
 from rlcap.config.cluster import ClusterConfig
 from rlcap.config.reward import RewardConfig
 from rlcap.errors import RewardError
 from rlcap.types import Clip
+
+if TYPE_CHECKING:
+    from reward_server.versioned_model import VersionedModel
 
 SWITCH_INTERVAL_S = 0.0005
 """After so long a thread that unpacks requests makes way for the one that runs the model; Python's own is 5 ms."""
@@ -34,6 +34,12 @@ class ShardActor:
     """A shard in a process of its own. It begins without a model: requests name the one they are for."""
 
     def __init__(self, name: str, config: RewardConfig, num_threads: int) -> None:
+        # Ray imports this module wherever a handle comes to: Torch is for the process of the shard alone.
+        import torch
+
+        from reward_server.model_shelf import ModelShelf
+        from reward_server.shard import Shard
+
         torch.set_num_threads(num_threads)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
