@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rlcap.commands import bench, caption, data, evaluate, preferences, report, reward, stages, train
+from rlcap.commands import bench, caption, data, evaluate, plan, preferences, report, reward, stages, train
+from rlcap.commands.bench.simulate import spelt_out
 from rlcap.commands.parsing import HelpFormatter
 from rlcap.commands.terminal import FAULT, INTERRUPTED, USAGE, complain
 from rlcap.errors import ConfigError, RlcapError
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command; return 0, or 1 for a fault, 2 for wrong usage or settings, 130 when interrupted."""
-    parsed = _parser().parse_args(arguments)
+    parsed = _parser().parse_args(spelt_out(arguments))
     # Threads of OpenMP that spin while they wait stand in the way of the other processes of a run: thirty times slower
     # where cores are few. A moment of spinning (GNU's own setting, in turns) pays where steps are short. Both are read
     # when torch is first imported, here and in Ray's processes.
@@ -66,6 +67,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="rlcap", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter, allow_abbrev=False
     )
     commands = parser.add_subparsers(title="commands", metavar="<command>", required=True)
-    for module in (train, stages, reward, preferences, evaluate, caption, report, data, bench):
+    for module in (train, stages, reward, preferences, evaluate, caption, report, data, bench, plan):
         module.register(commands)
     return parser

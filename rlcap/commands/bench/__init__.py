@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlcap.commands.bench import learner, reward, sampler, swap
+from rlcap.commands.bench import learner, reward, sampler, simulate, swap
 from rlcap.commands.parsing import Commands, HelpFormatter
 
 _DETAILS = """\
@@ -12,6 +12,7 @@ _MORE = """\
 examples:
   rlcap bench reward
   rlcap bench sampler --json sampler.json
+  rlcap bench --simulate cluster.num_actors=16 cluster.max_staleness=4
 
 `rlcap bench <action> --help` says what an action measures."""
 
@@ -26,5 +27,5 @@ def register(commands: Commands) -> None:
         formatter_class=HelpFormatter,
     )
     actions = bench.add_subparsers(title="actions", metavar="<action>", required=True)
-    for module in (reward, swap, sampler, learner):
+    for module in (reward, swap, sampler, learner, simulate):
         module.register(actions)
