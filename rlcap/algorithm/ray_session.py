@@ -8,13 +8,17 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 import ray
 
 from rlcap.config.cluster import ClusterConfig
+from rlcap.errors import RunError
+from rlcap.planning.processes import ProcessGroup, process_groups, shortages
+
+log = logging.getLogger(__name__)
 
 ADVICE = b"constructor arguments in the object store"
 """Ray warns of this for every actor that may restart; their arguments are held here as long as they live."""
@@ -72,14 +76,11 @@ def interrupts_held() -> Iterator[None]:
 
 
 def _start(cluster: ClusterConfig, num_shards: int) -> None:
+    groups = process_groups(cluster, num_shards)
     if cluster.ray_address:
         ray.init(address=cluster.ray_address, logging_level=logging.ERROR)
     else:
-        num_cpus = (
-            cluster.num_actors * cluster.actor_cpus
-            + num_shards * cluster.shard_cpus
-            + max(1, cluster.num_learners) * cluster.learner_cpus
-        )
+        num_cpus = sum(group.count * group.cpus for group in groups)
         ray.init(
             num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
             include_dashboard=False,
@@ -87,3 +88,17 @@ def _start(cluster: ClusterConfig, num_shards: int) -> None:
             log_to_driver=False,
             object_store_memory=OBJECT_STORE_BYTES,
         )
+    _require_room(groups, cluster)
+
+
+def _require_room(groups: Sequence[ProcessGroup], cluster: ClusterConfig) -> None:
+    """Raise RunError where Ray could never start all processes: it would wait for machines without a word."""
+    total = ray.cluster_resources()
+    missing = shortages(groups, total.get("CPU", 0.0), total.get("GPU", 0.0))
+    if missing and not cluster.autoscaling:
+        raise RunError(
+            f"{'; '.join(missing)}. Where machines join as they are asked for, set cluster.autoscaling=true; `rlcap "
+            "plan` places a run on paper"
+        )
+    for shortage in missing:
+        log.warning("machines must join before the run can start: %s", shortage)

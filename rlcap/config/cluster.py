@@ -14,6 +14,8 @@ class ClusterConfig(Section):
 
     ray_address: str = ""
     """Address of a Ray cluster, such as `auto` or `ray://head:10001`; empty: start Ray on this machine."""
+    autoscaling: bool = False
+    """Start although the cluster is too small now, since machines join as they are asked for."""
     num_actors: int = 2
     """Processes that caption clips."""
     max_staleness: int = 0

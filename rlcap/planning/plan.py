@@ -33,7 +33,7 @@ def plan_run(
     config: RunConfig, size: CaptionerSize, sequences: Sequences, reward_bytes: int, nodes: Sequence[Node]
 ) -> ResourcePlan:
     """Plan a run with these settings on these nodes."""
-    groups = process_groups(config)
+    groups = process_groups(config.cluster, config.reward.num_shards)
     memory = {group.kind: memory_of(group.kind, config, size, sequences, reward_bytes) for group in groups}
     store = object_store_bytes(config, size, sequences)
     faults = shortages(groups, sum(node.cpus for node in nodes), sum(node.num_gpus for node in nodes))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from rlcap.config.run import RunConfig
+from rlcap.config.cluster import ClusterConfig
 
 
 class Kind(Enum):
@@ -27,6 +27,8 @@ class ProcessGroup:
     gpus: float
     count_setting: str
     """The setting that says how many there are."""
+    in_driver: bool = False
+    """Whether it lives in the driver, for which Ray reserves nothing."""
 
     @property
     def cpus_setting(self) -> str:
@@ -39,9 +41,8 @@ class ProcessGroup:
         return f"cluster.{self.kind.value}_gpus"
 
 
-def process_groups(config: RunConfig) -> tuple[ProcessGroup, ...]:
+def process_groups(cluster: ClusterConfig, num_shards: int) -> tuple[ProcessGroup, ...]:
     """Return learners, actors and shards; a learner in the driver counts as one."""
-    cluster = config.cluster
     return (
         ProcessGroup(
             Kind.learner,
@@ -49,14 +50,16 @@ def process_groups(config: RunConfig) -> tuple[ProcessGroup, ...]:
             cluster.learner_cpus,
             cluster.learner_gpus,
             "cluster.num_learners",
+            in_driver=cluster.num_learners == 0,
         ),
         ProcessGroup(Kind.actor, cluster.num_actors, cluster.actor_cpus, cluster.actor_gpus, "cluster.num_actors"),
-        ProcessGroup(Kind.shard, config.reward.num_shards, cluster.shard_cpus, cluster.shard_gpus, "reward.num_shards"),
+        ProcessGroup(Kind.shard, num_shards, cluster.shard_cpus, cluster.shard_gpus, "reward.num_shards"),
     )
 
 
 def shortages(groups: Sequence[ProcessGroup], total_cpus: float, total_gpus: float) -> list[str]:
     """Return one sentence for each resource of which all processes together reserve more than there is."""
+    groups = [group for group in groups if not group.in_driver]
     found = []
     for resource, total, each, settings in (
         ("CPUs", total_cpus, [group.cpus for group in groups], [group.cpus_setting for group in groups]),
