@@ -1,9 +1,14 @@
 import os
+import re
 import signal
+from dataclasses import replace
 
 import pytest
 
+from rlcap.algorithm import ray_session
 from rlcap.algorithm.ray_session import interrupts_held, without_advice
+from rlcap.config.cluster import ClusterConfig
+from rlcap.errors import RunError
 
 
 def test_only_the_advice_is_kept_off_standard_error(capfd):
@@ -43,3 +48,21 @@ def test_a_second_interrupt_does_not_wait():
 def test_a_fault_in_the_block_is_told_before_the_interrupt():
     with pytest.raises(ValueError, match="no room"):
         interrupted([], fault=ValueError("no room"))
+
+
+@pytest.mark.parametrize("autoscaling", [False, True])
+def test_a_cluster_that_could_never_hold_the_run_is_refused_unless_machines_may_join(monkeypatch, caplog, autoscaling):
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray_session.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_session.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    fits = ClusterConfig(ray_address="auto", num_actors=6, autoscaling=autoscaling)
+    with ray_session.ray_session(fits, num_shards=2):
+        assert not caplog.records
+    larger = replace(fits, actor_gpus=0.5)
+    sentence = r"the run reserves 3 GPUs \(6 actors x 0.5\) and there are 0: lower cluster.num_actors"
+    if autoscaling:
+        with ray_session.ray_session(larger, num_shards=2):
+            assert re.search(sentence, caplog.text)
+    else:
+        with pytest.raises(RunError, match=sentence), ray_session.ray_session(larger, num_shards=2):
+            pass

@@ -35,6 +35,8 @@ COMMANDS = [
     ["report"],
     ["data"],
     ["data", "check"],
+    ["bench", "simulate"],
+    ["plan"],
 ]
 READS_NOTHING = [["quickstart"], ["prefs"]]
 

@@ -23,6 +23,7 @@ from rlcap.bench.simulation.speeds import Shape, Speeds, ideal_rate
 from rlcap.captioners.loading import build_prefix_captioner
 from rlcap.captioners.tokenizer import build_word_tokenizer
 from rlcap.config.captioner import CaptionerConfig
+from rlcap.config.cluster import ClusterConfig
 from rlcap.config.run import RunConfig
 from rlcap.errors import ActorLostError
 from rlcap.pipeline.progress import progress_bar
@@ -44,7 +45,7 @@ class Simulation:
 
 
 def simulate(config: RunConfig, speeds: Speeds, *, actor_counts: Sequence[int], duration_s: float) -> Simulation:
-    """Measure the shape that the settings ask for, and smaller ones with fewer actors and updates as much smaller.
+    """Measure, on this machine, the shape that the settings ask for, and smaller ones with fewer actors and updates as much smaller.
 
     Raises:
         ConfigError: a speed cannot be.
@@ -52,6 +53,7 @@ def simulate(config: RunConfig, speeds: Speeds, *, actor_counts: Sequence[int], 
     """
     whole = Shape.of(config)
     speeds.check(whole.num_actors)
+    config = replace(config, cluster=_on_this_machine(config.cluster))
     counts = [*sorted({count for count in actor_counts if count < whole.num_actors}), whole.num_actors]
     rates = []
     with _processes(config, speeds, whole) as (actors, server), progress_bar("simulation", len(counts)) as advance:
@@ -61,13 +63,27 @@ def simulate(config: RunConfig, speeds: Speeds, *, actor_counts: Sequence[int], 
     return Simulation(describe_hardware(), speeds, tuple(rates))
 
 
+def _on_this_machine(cluster: ClusterConfig) -> ClusterConfig:
+    """The same processes, which reserve nothing: those that sleep need neither a CPU of their own nor a GPU."""
+    return replace(
+        cluster,
+        ray_address="",
+        actor_cpus=0.0,
+        actor_gpus=0.0,
+        shard_cpus=0.0,
+        shard_gpus=0.0,
+        learner_cpus=1.0,
+        learner_gpus=0.0,
+    )
+
+
 @contextmanager
 def _processes(config: RunConfig, speeds: Speeds, shape: Shape) -> Iterator[tuple[Actors, RewardServer]]:
     """The actors and shards of the largest size, which smaller ones share."""
     cluster = config.cluster
     with ray_session(cluster, config.reward.num_shards):
         with without_advice():
-            actors = start_sleeping_actors(speeds, shape, cluster.actor_cpus)
+            actors = start_sleeping_actors(speeds, shape)
             server = RewardServer(SleepingReward(speeds.reward_s / shape.captions_per_batch), config.reward, cluster)
             server.wait_until_ready()
             _wait_for(actors, cluster.start_timeout_s)
