@@ -45,7 +45,7 @@ class Simulation:
 
 
 def simulate(config: RunConfig, speeds: Speeds, *, actor_counts: Sequence[int], duration_s: float) -> Simulation:
-    """Measure, on this machine, the shape that the settings ask for, and smaller ones with fewer actors and updates as much smaller.
+    """Measure, on this machine, the shape that the settings ask for, and smaller ones in which an update shrinks too.
 
     Raises:
         ConfigError: a speed cannot be.
