@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from actors.audio_cursor import CursorBatch
+from actors.reading_ahead import ReadingAhead
 from actors.sampler import sample_captions
 from rlcap.captioners.captioner import Captioner, Encoding
 from rlcap.config.captioner import SamplingConfig
@@ -27,6 +28,8 @@ class ActorResult:
     quarantined: tuple[Quarantined, ...]
     audio_s: float
     """Seconds of audio heard."""
+    decode_wait_s: float
+    """How long the audio let the captioner wait."""
 
 
 class CaptionActor:
@@ -46,24 +49,38 @@ class CaptionActor:
         with_greedy: bool = False,
         device: torch.device | None = None,
     ) -> None:
-        self._source = source
+        self._audio = ReadingAhead(source)
         self._device = device or torch.device("cpu")
         dtype = DTYPES[sampling.precision]
         self.policy = policy.eval().requires_grad_(False).to(self._device, dtype)
+        if sampling.compile:
+            self.policy.compile_steps()
         self._reference = reference.eval().requires_grad_(False).to(self._device, dtype)
         self._sampling = sampling
         self._samples_per_clip = samples_per_clip
         self._with_greedy = with_greedy
 
-    def caption(self, batch: CursorBatch, policy_version: int, reward_client: RewardClient) -> ActorResult:
-        """Sample the group of every clip at these positions that can be used, and have it scored."""
-        clips, quarantined = self._source.read(batch.positions)
+    def caption(
+        self,
+        batch: CursorBatch,
+        policy_version: int,
+        reward_client: RewardClient,
+        upcoming: CursorBatch | None = None,
+    ) -> ActorResult:
+        """Sample the group of every clip at these positions that can be used, and have it scored.
+
+        Meanwhile `upcoming` is decoded: it will probably be asked for next, and nothing is wrong if it is not.
+        """
+        clips, quarantined = self._audio.read(batch.positions)
+        decode_wait_s = self._audio.waited_s
+        if upcoming is not None:
+            self._audio.begin(upcoming.positions)
         if not clips:
-            return ActorResult(None, tuple(quarantined), audio_s=0.0)
+            return ActorResult(None, tuple(quarantined), audio_s=0.0, decode_wait_s=decode_wait_s)
         rollouts, greedy = self._write(clips, batch, policy_version)
         scored = _score(clips, rollouts, greedy, reward_client)
         audio_s = sum(len(clip.waveform) / clip.sample_rate_hz for clip in clips)
-        return ActorResult(scored, tuple(quarantined), audio_s)
+        return ActorResult(scored, tuple(quarantined), audio_s, decode_wait_s)
 
     @torch.inference_mode()
     def _write(

@@ -6,6 +6,7 @@ RLlib creates, probes and restarts it; rollouts never travel through RLlib's epi
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,22 @@ from rlcap.captioners.loading import load_captioner
 from rlcap.captioners.weights import FlatWeights, load_into
 from rlcap.config.captioner import SamplingConfig
 from rlcap.protocols import AudioSource, RewardClient
+from rlcap.stacks import show_stack_on_signal
 from rlcap.types import ScoredRollouts
 
 STUB_SPACE = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 """RLlib insists on spaces; a caption is one action sequence, and there is no environment."""
+
+SWITCH_INTERVAL_S = 0.0005
+"""After so long the thread that decodes makes way for the one that samples; Python's own is 5 ms."""
+FETCH_TIMEOUT_S = 60.0
+"""Longest wait for a small object; the driver, which holds it, is gone then."""
+
+
+def stub_spaces() -> dict[str, tuple[gym.Space, gym.Space]]:
+    """Return what RLlib's module specs ask of an actor."""
+    spaces = (STUB_SPACE, STUB_SPACE)
+    return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +64,11 @@ class CaptionEnvRunner(EnvRunner):
     """A caption actor that RLlib can create and restart; the plan is in `config.env_config["plan"]`."""
 
     def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:  # noqa: ANN401 - RLlib's signature
+        show_stack_on_signal()
         super().__init__(config=config, **kwargs)
         plan: ActorPlan = config.env_config["plan"]
         torch.set_num_threads(plan.num_threads)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         policy = load_captioner(plan.baseline)
         self._actor = CaptionActor(
             plan.source,
@@ -69,25 +84,36 @@ class CaptionEnvRunner(EnvRunner):
         self._reward_client: RewardClient
 
     def caption(
-        self, batch: CursorBatch, policy_version: int, weights: FlatWeights, reward: RewardReference
+        self,
+        batch: CursorBatch,
+        policy_version: int,
+        weights: FlatWeights,
+        reward: RewardReference,
+        upcoming: CursorBatch,
     ) -> tuple[ScoredRollouts | None, RolloutInfo]:
         """Caption one cursor batch with these weights, loading them when their version is new, and have it scored.
 
-        Called with two returns: the rollouts stay in the object store, the info goes to the driver.
+        The batch that will probably be asked for next is decoded meanwhile. Called with two returns: the rollouts stay
+        in the object store, the info goes to the driver.
         """
         start = time.monotonic()
         if policy_version != self._policy_version:
             load_into(self._actor.policy, weights)
             self._policy_version = policy_version
+            load_s = time.monotonic() - start
+        else:
+            load_s = 0.0
         if reward != self._reward:
-            self._reward, self._reward_client = reward, ray.get(reward.client)
-        result = self._actor.caption(batch, policy_version, self._reward_client)
+            self._reward, self._reward_client = reward, ray.get(reward.client, timeout=FETCH_TIMEOUT_S)
+        result = self._actor.caption(batch, policy_version, self._reward_client, upcoming)
         info = RolloutInfo(
             policy_version=policy_version,
             reward_version=result.scored.rewards.reward_version if result.scored else "",
             num_captions=len(result.scored.rollouts.captions) if result.scored else 0,
             audio_s=result.audio_s,
             wall_s=time.monotonic() - start,
+            decode_wait_s=result.decode_wait_s,
+            load_s=load_s,
             quarantined=result.quarantined,
         )
         return result.scored, info
@@ -98,8 +124,7 @@ class CaptionEnvRunner(EnvRunner):
 
     def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
         """Return the stub spaces that RLlib's module specs ask for."""
-        spaces = (STUB_SPACE, STUB_SPACE)
-        return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
+        return stub_spaces()
 
     def assert_healthy(self) -> None:
         """Prove that construction has finished."""

@@ -29,4 +29,8 @@ class RolloutInfo:
     audio_s: float
     """Seconds of audio heard."""
     wall_s: float
+    decode_wait_s: float
+    """How long the audio let the captioner wait."""
+    load_s: float
+    """How long it took to load new weights; 0 where they were here already."""
     quarantined: tuple[Quarantined, ...]

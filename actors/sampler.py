@@ -67,7 +67,7 @@ def sample_captions(
             num_open = int(rows.is_open.sum())
             if num_open == 0:
                 break
-            if num_open < COMPACT_BELOW * len(rows.is_open):
+            if state.can_shrink and num_open < COMPACT_BELOW * len(rows.is_open):
                 kept = rows.is_open.nonzero().squeeze(-1)
                 state.select_rows(kept)
                 rows.select(kept)

@@ -15,15 +15,23 @@ from rlcap.errors import ActorLostError, RlcapError
 Answer = TypeVar("Answer")
 
 
-def update_learners(group: LearnerGroup, rollout_refs: Sequence[ray.ObjectRef]) -> LearnerResult:
+DEFAULT_TIMEOUT_S = 1800.0
+"""Longest wait for learners in processes of their own."""
+
+
+def update_learners(
+    group: LearnerGroup, rollout_refs: Sequence[ray.ObjectRef], timeout_s: float = DEFAULT_TIMEOUT_S
+) -> LearnerResult:
     """Train on rollouts by reference and wait; the driver never holds their data, and every learner is sent all.
+
+    Where rollouts are lost, nothing is trained, and the result says which.
 
     Raises:
         RlcapError: What a learner raised. The group may be out of step: shut it down, build another, load a checkpoint.
         ActorLostError: If a learner died, now or before.
     """
     refs = list(rollout_refs)
-    return _on_each(group, lambda learner: learner.update(batch_refs=refs))[0]
+    return _on_each(group, lambda learner: learner.update(batch_refs=refs), timeout_s)[0]
 
 
 def save_learners(group: LearnerGroup, directory: Path) -> None:
@@ -56,12 +64,17 @@ def learner_weights(group: LearnerGroup) -> LearnerResult:
     return _on_each(group, lambda learner: learner.current())[0]
 
 
-def _on_each(group: LearnerGroup, call: Callable[[CaptionPPOLearner], Answer]) -> list[Answer]:
+def _on_each(
+    group: LearnerGroup, call: Callable[[CaptionPPOLearner], Answer], timeout_s: float = DEFAULT_TIMEOUT_S
+) -> list[Answer]:
     """Call a function on every learner and return all answers; raise the error that explains the others."""
-    answers = [result.get() for result in group.foreach_learner(call)]
-    # RLlib leaves lost learners out without a word.
+    results = group.foreach_learner(call, timeout_seconds=timeout_s)
+    answers = [result.get() for result in results]
+    # RLlib leaves learners out without a word that are lost, or silent for too long.
     if len(answers) != max(1, len(group)):
-        raise _lost(group, len(answers))
+        silent = set(range(len(group))) - {result.actor_id for result in results.result_or_errors}
+        who = ", ".join(f"learner {number}" for number in sorted(silent))
+        raise _lost(group, len(answers), f" ({who} gave no answer within {timeout_s:.0f} s, or was lost before)")
     errors = [answer for answer in answers if isinstance(answer, Exception)]
     for error in errors:
         if isinstance(error, ray.exceptions.RayActorError):
@@ -79,8 +92,8 @@ def _cause(error: Exception) -> Exception:
     return error
 
 
-def _lost(group: LearnerGroup, num_answers: int) -> ActorLostError:
+def _lost(group: LearnerGroup, num_answers: int, who: str = "") -> ActorLostError:
     return ActorLostError(
-        f"{num_answers} of {max(1, len(group))} learners answered: shut the learner group down, build another, and "
-        "load the last checkpoint"
+        f"{num_answers} of {max(1, len(group))} learners answered{who}: shut the learner group down, build "
+        "another, and load the last checkpoint"
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.learner.training_data import TrainingData
@@ -21,7 +24,14 @@ from learner.rl_module import CaptionRLModule
 from rlcap.captioners.captioner import PolicyOutput
 from rlcap.captioners.weights import FlatWeights, publish
 from rlcap.config.algorithm import PPOConfig
+from rlcap.errors import in_one_line
+from rlcap.stacks import show_stack_on_signal
 from rlcap.types import ScoredRollouts
+
+log = logging.getLogger(__name__)
+
+FETCH_TIMEOUT_S = 120.0
+"""Longest wait for an update's rollouts to come from the machines that sampled them."""
 
 PPO = "ppo"
 SEED = "seed"
@@ -41,8 +51,12 @@ class LearnerResult:
     policy_version: int
     weights: FlatWeights | None
     """The trainable weights of this version; from the first learner only."""
+    publish_s: float = 0.0
+    """How long it took to copy them out of the model."""
     failure_reasons: tuple[str, ...] = ()
     """Why rollouts of the update had no score, each reason once."""
+    missing: tuple[int, ...] = ()
+    """Places of the rollouts that were lost on their way, as with a node that held them; then nothing was trained."""
 
 
 class CaptionPPOLearner(TorchLearner):
@@ -56,14 +70,16 @@ class CaptionPPOLearner(TorchLearner):
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:  # noqa: ANN401
         """Set up the update, and register its optimiser with RLlib."""
+        if self.config.num_learners:  # in a process of its own
+            show_stack_on_signal()
         settings = (config or self.config).learner_config_dict
-        collective: Collective = LearnerProcessGroup() if self.config.num_learners > 1 else SingleLearner()
+        self._collective: Collective = LearnerProcessGroup() if self.config.num_learners > 1 else SingleLearner()
         self.ppo_update = PPOUpdate(
             self._caption_module.captioner,
             settings[PPO],
             seed=settings[SEED],
             num_updates=settings[NUM_UPDATES],
-            collective=collective,
+            collective=self._collective,
         )
         optimizer = self.ppo_update.optimizer
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -91,7 +107,13 @@ class CaptionPPOLearner(TorchLearner):
     ) -> LearnerResult:
         """Train on `ScoredRollouts`, given by reference (`learner.group.update_learners`) or in process."""
         given = training_data or TrainingData(batch=batch, batches=batches, batch_refs=batch_refs)
-        scored = resolve(given)
+        found = [given.batch] if given.batch is not None else given.batches
+        if given.batch_refs is not None:
+            found = _fetch(given.batch_refs)
+        missing = self._missing_anywhere(found)
+        if missing:
+            return LearnerResult({}, self.ppo_update.policy_version, weights=None, missing=missing)
+        scored = [one for one in found if one is not None]
         reasons = dict.fromkeys(reason for one in scored for reason in one.rewards.failure_reasons)
         return replace(self._result(self.ppo_update.update(scored)), failure_reasons=tuple(reasons))
 
@@ -109,9 +131,18 @@ class CaptionPPOLearner(TorchLearner):
         saved_state.load(self.ppo_update, Path(directory))
         return self._result({})
 
+    def _missing_anywhere(self, found: Sequence[ScoredRollouts | None]) -> tuple[int, ...]:
+        """Agree with the other learners on what cannot be had: none may begin an update that another cannot join."""
+        parameter = next(self.ppo_update.captioner.parameters())
+        num_missing = torch.tensor([float(one is None) for one in found], device=parameter.device)
+        self._collective.sum_in_place(num_missing)
+        return tuple(torch.nonzero(num_missing).flatten().tolist())
+
     def _result(self, metrics: dict[str, float]) -> LearnerResult:
+        started = time.perf_counter()
         weights = publish(self.ppo_update.captioner, trainable_only=True) if self._is_first else None
-        return LearnerResult(metrics, self.ppo_update.policy_version, weights)
+        publish_s = time.perf_counter() - started
+        return LearnerResult(metrics, self.ppo_update.policy_version, weights, publish_s)
 
     @property
     def _is_first(self) -> bool:
@@ -132,9 +163,14 @@ class CaptionPPOLearner(TorchLearner):
         self.ppo_update.load_training_state(state)
 
 
-def resolve(given: TrainingData) -> Sequence[ScoredRollouts]:
-    """Return the rollouts that `given` holds or refers to."""
-    if given.batch_refs is not None:
-        rollouts: list[ScoredRollouts] = ray.get(given.batch_refs)
-        return rollouts
-    return [given.batch] if given.batch is not None else given.batches
+def _fetch(refs: Sequence[ray.ObjectRef]) -> list[ScoredRollouts | None]:
+    """Get rollouts out of the object store; None stands for those that are lost."""
+    ray.wait(list(refs), num_returns=len(refs), timeout=FETCH_TIMEOUT_S)
+    found: list[ScoredRollouts | None] = []
+    for ref in refs:
+        try:
+            found.append(ray.get(ref, timeout=0))
+        except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError) as loss:
+            log.warning("rollouts are lost and have to be sampled again: %s", in_one_line(loss))
+            found.append(None)
+    return found

@@ -118,7 +118,7 @@ class PPOUpdate:
             **progress.metrics(left_out=switched_off(settings)),
             "learner/kl_coef": settings.kl_coef,
             "rollout/distinct_captions": len(set(captions)) / len(captions),
-            "rollout/staleness": float(staleness.float().mean()) if len(staleness) else 0.0,
+            **_describe_staleness(staleness),
             "learner/learning_rate": self.optimizer.param_groups[0]["lr"],
             "learner/update_s": time.perf_counter() - started,
         }
@@ -226,3 +226,16 @@ class PPOUpdate:
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+
+def _describe_staleness(staleness: Int64[Tensor, " batch"]) -> dict[str, float]:
+    """Return mean and maximum, and the share of the rollouts behind each value."""
+    if not len(staleness):
+        return {"rollout/staleness": 0.0, "rollout/staleness_max": 0.0}
+    values, counts = staleness.unique(return_counts=True)
+    shares = zip(values.tolist(), (counts / len(staleness)).tolist(), strict=True)
+    return {
+        "rollout/staleness": float(staleness.float().mean()),
+        "rollout/staleness_max": float(staleness.max()),
+        **{f"rollout/staleness_share_{value}": share for value, share in shares},
+    }

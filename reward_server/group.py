@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +64,7 @@ class RewardServer:
         self._num_started = 0
         self.num_replaced = 0
         """Shards that hung and were started anew."""
+        self._replaced_at: dict[str, float] = {}
         self.roster = Roster({})
         for _ in range(config.num_shards):
             self.roster = self.roster.with_owner(self._start_shard())
@@ -222,10 +224,8 @@ class RewardServer:
             statistics = self._answer_of(reference) if reference in done else None
             if statistics is not None and statistics.load.oldest_open_s <= 2 * timeout_s:
                 found.append(statistics)
-            elif reference not in done or statistics is not None:
-                log.warning("%s has not answered for %.0f s; it is replaced", shard.name, timeout_s)
-                self.num_replaced += 1
-                shard.restart()
+            elif statistics is not None or (reference not in done and not self._is_starting(shard)):
+                self._replace(shard)
         return found
 
     def stop(self) -> None:
@@ -239,6 +239,16 @@ class RewardServer:
         except ray.exceptions.RayError:
             return None  # Ray is starting it again
         return found
+
+    def _replace(self, shard: ShardHandle) -> None:
+        log.warning("%s has not answered for %.0f s; it is replaced", shard.name, self._config.shard_timeout_s)
+        self.num_replaced += 1
+        self._replaced_at[shard.name] = time.monotonic()
+        shard.restart()
+
+    def _is_starting(self, shard: ShardHandle) -> bool:
+        """Tell a new process that is on its way from one that hangs: to kill it again would keep it away for good."""
+        return time.monotonic() < self._replaced_at.get(shard.name, -math.inf) + self._cluster.start_timeout_s
 
     def _start_shard(self) -> ShardHandle:
         name = f"shard-{self._num_started}"

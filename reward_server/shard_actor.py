@@ -15,6 +15,7 @@ from reward_server.shard_handle import ShardHandle
 from rlcap.config.cluster import ClusterConfig
 from rlcap.config.reward import RewardConfig
 from rlcap.errors import RewardError
+from rlcap.stacks import show_stack_on_signal
 from rlcap.types import Clip
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 SWITCH_INTERVAL_S = 0.0005
 """After so long a thread that unpacks requests makes way for the one that runs the model; Python's own is 5 ms."""
+FETCH_TIMEOUT_S = 120.0
+"""Longest wait for a model or for audio to come from the process that holds it."""
 OPEN_REQUESTS = 32
 """Requests that a shard has in hand at once: being fetched, queued or scored. More of them wait in Ray."""
 
@@ -40,6 +43,7 @@ class ShardActor:
         from reward_server.model_shelf import ModelShelf
         from reward_server.shard import Shard
 
+        show_stack_on_signal()
         torch.set_num_threads(num_threads)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
@@ -105,15 +109,15 @@ class ShardActor:
     def _fetch(self, served: ServedModel) -> VersionedModel:
         """Get a model from the object store, its towers only where no other model stands on them here."""
         towers = self._models.towers(served.towers_fingerprint)
-        model: VersionedModel = ray.get(served.model)
-        return model.over(ray.get(served.towers) if towers is None else towers)
+        model: VersionedModel = ray.get(served.model, timeout=FETCH_TIMEOUT_S)
+        return model.over(ray.get(served.towers, timeout=FETCH_TIMEOUT_S) if towers is None else towers)
 
     def _score(self, request: ShardRequest, model: VersionedModel) -> ShardScores:
         def read_clips(numbers: Sequence[int]) -> list[Clip]:
             if request.supplies is None:
                 raise SuppliesNeededError
             try:
-                clips = ray.get(request.supplies.clips)
+                clips = ray.get(request.supplies.clips, timeout=FETCH_TIMEOUT_S)
             except ray.exceptions.RayError as error:
                 raise RewardError(str(error)) from error
             return [clips[number] for number in numbers]

@@ -1,4 +1,4 @@
-"""Calls to a run that is going on, from any process that sees its folder: `rlcap reward swap` and its like."""
+"""Calls to a run that is going on, from any process that sees its folder: `rlcap reward swap`, `rlcap actors scale`."""
 
 from __future__ import annotations
 
@@ -47,6 +47,15 @@ def add_shard(run_dir: str | Path, *, replica_of: str = "") -> dict[str, Any]:
 def remove_shard(run_dir: str | Path, name: str) -> dict[str, Any]:
     """End a shard and its replicas. Raises RunError where it is unknown or the last."""
     return _ask(run_dir, "remove_shard", name=name)
+
+
+def scale_actors(run_dir: str | Path, *, add: int = 0, remove: int = 0) -> dict[str, Any]:
+    """Let caption actors join or leave a run; those that join work as soon as they have started.
+
+    Returns how many are there and how many have yet to start. Raises RunError where none would be left, or the run is
+    not going on.
+    """
+    return _ask(run_dir, "scale_actors", add=add, remove=remove)
 
 
 def _ask(run_dir: str | Path, action: str, **arguments: object) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +26,23 @@ from actors.audio_cursor import AudioCursor
 from actors.messages import RewardReference
 from learner.group import learner_weights, load_learners, save_learners, update_learners
 from learner.ppo_learner import LearnerResult
-from rlcap.algorithm.rollout_pipeline import CollectedBatch, RolloutPipeline
+from rlcap.algorithm.actor_changes import ActorChange, ActorChanges, ActorCounts
+from rlcap.algorithm.actor_start import first_ready, spaces_at_hand
+from rlcap.algorithm.rollout_pipeline import MAX_ATTEMPTS, CollectedBatch, RolloutPipeline
 from rlcap.algorithm.settings import CaptionPPOConfig, RunPlan, algorithm_config
+from rlcap.algorithm.standpoints import standpoints
+from rlcap.algorithm.watchdog import Watchdog
 from rlcap.captioners.loading import load_captioner
-from rlcap.captioners.weights import load_into
-from rlcap.errors import CheckpointError
+from rlcap.captioners.weights import load_into, rounded
+from rlcap.config.precision import Precision
+from rlcap.errors import ActorLostError, CheckpointError
 from rlcap.protocols import RewardClient
 from rlcap.types import Quarantined, ScoredRollouts
 
 LEARNER, CAPTIONER, STATE = "learner", "captioner", "state.json"
 METRICS = "rlcap"
+FETCH_TIMEOUT_S = 60.0
+"""Longest wait for rollouts that are looked at after their update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +57,12 @@ class UpdateReport:
     """Why captions could not be scored, each reason once."""
     batches: tuple[CollectedBatch, ...]
 
-    def first_rollouts(self) -> ScoredRollouts:
-        """Fetch the first batch, for sample captions."""
-        scored: ScoredRollouts = ray.get(self.batches[0].rollouts)
+    def first_rollouts(self) -> ScoredRollouts | None:
+        """Fetch the first batch, for sample captions; None where it was lost since, as with a node."""
+        try:
+            scored: ScoredRollouts = ray.get(self.batches[0].rollouts, timeout=FETCH_TIMEOUT_S)
+        except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
+            return None
         return scored
 
 
@@ -67,27 +79,31 @@ class CaptionPPO(Algorithm):
 
     def setup(self, config: AlgorithmConfig) -> None:
         """Start actors and learners, then the rollout pipeline."""
-        super().setup(config)
         self._plan: RunPlan = config.env_config["run"]
         self._update = 0
+        self._changes = ActorChanges()
+        self._learning = False
         self.check_interrupt = lambda: None
+        with spaces_at_hand():
+            super().setup(config)
         self._policy = load_captioner(self._plan.baseline)
         self._reward = RewardReference(ray.put(self._plan.reward_client))
         self._start_pipeline(learner_weights(self.learner_group), self._new_cursor())
+        self._watchdog = Watchdog(self._plan.cluster.stall_s, self._progress, self._describe)
 
     def training_step(self) -> None:
         """Collect one update's rollouts, train on them, publish the new weights."""
+        self._changes.grant(self._change_actors)
         start = time.monotonic()
-        batches = self._pipeline.collect(self._update)
-        collected = time.monotonic()
-        result = update_learners(self.learner_group, [batch.rollouts for batch in batches])
+        with self._watchdog.watching():
+            batches, result, waited_s = self._collect_and_update()
         self._update += 1
-        self._publish(result)
+        sent = self._publish(result)
         done = time.monotonic()
-        timings = _timings(batches, waited_s=collected - start, wall_s=done - start, update_s=done - collected)
+        timings = _timings(batches, waited_s=waited_s, wall_s=done - start)
         self.last_report = UpdateReport(
             update=self._update,
-            metrics={**result.metrics, **timings, **self._batch_counts()},
+            metrics={**result.metrics, **timings, **sent, **self._actor_counts()},
             quarantined=(
                 *self._pipeline.take_quarantined(),
                 *(item for batch in batches for item in batch.info.quarantined),
@@ -97,6 +113,26 @@ class CaptionPPO(Algorithm):
         )
         for name, value in self.last_report.metrics.items():
             self.metrics.log_value((METRICS, name), value, window=1)
+
+    def _collect_and_update(self) -> tuple[list[CollectedBatch], LearnerResult, float]:
+        """Train on the next update's rollouts; those that are lost with a node are sampled again first."""
+        waited_s = 0.0
+        for _ in range(MAX_ATTEMPTS):
+            start = time.monotonic()
+            batches = self._pipeline.collect(self._update)
+            waited_s += time.monotonic() - start
+            with self._pipeline.feeding(), self._learning_noted():
+                rollouts = [batch.rollouts for batch in batches]
+                result = update_learners(self.learner_group, rollouts, self._plan.cluster.learner_timeout_s)
+            if not result.missing:
+                staleness = result.metrics["rollout/staleness_max"]
+                assert staleness <= self._plan.cluster.max_staleness, "the bound, by what the rollouts themselves say"
+                return batches, result, waited_s
+            self._pipeline.take_back(batches, result.missing)
+        raise ActorLostError(
+            f"rollouts of update {self._update + 1} were lost {MAX_ATTEMPTS} times before the learner had them; "
+            "see Ray's logs for why nodes leave"
+        )
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the captioner in Hugging Face layout, the learner's state, and where the stream stands."""
@@ -132,6 +168,18 @@ class CaptionPPO(Algorithm):
         self._reward = RewardReference(ray.put(reward_client))
         return self._pipeline.use_reward(self._reward) + 1
 
+    def scale_actors(self, *, add: int = 0, remove: int = 0) -> Future[ActorCounts]:
+        """Let caption actors join or leave as soon as the training loop comes round to it; any thread may ask.
+
+        Those that join are asked for work once they have started. In synchronous mode the run's result stays the same.
+        The future raises RunError where none would be left.
+        """
+        return self._changes.ask(add=add, remove=remove)
+
+    def drop_changes(self) -> None:
+        """Cancel the changes that were asked for and not made: the training loop has ended."""
+        self._changes.drop()
+
     @property
     def num_updates_done(self) -> int:
         """Updates behind the current weights."""
@@ -139,6 +187,9 @@ class CaptionPPO(Algorithm):
 
     def cleanup(self) -> None:
         """Stop actors and learners."""
+        if hasattr(self, "_watchdog"):  # not where the start failed
+            self._watchdog.stop()
+            self._worker_manager().clear()  # RLlib would first wait, without a limit, for those that hang
         super().cleanup()
         if self._storage is None:
             shutil.rmtree(self._logdir, ignore_errors=True)
@@ -152,25 +203,72 @@ class CaptionPPO(Algorithm):
 
     def _start_pipeline(self, result: LearnerResult, cursor: AudioCursor) -> None:
         training, cluster = self._plan.training, self._plan.cluster
+        actors = self._actors()
+        ready = first_ready(actors, cluster)
         self._pipeline = RolloutPipeline(
-            self._actors(),
+            {actor_id: actors[actor_id] for actor_id in ready},
             cursor,
             self._reward,
             batches_per_update=training.batches_per_update,
             max_staleness=cluster.max_staleness,
             timeout_s=cluster.rollout_timeout_s,
-            check_interrupt=lambda: self.check_interrupt(),
+            check_interrupt=self._between_waits,
         )
+        self._pipeline.add_actors({each: actor for each, actor in actors.items() if each not in ready})
         self._publish(result)
 
-    def _publish(self, result: LearnerResult) -> None:
+    def _publish(self, result: LearnerResult) -> dict[str, float]:
+        """Hand the weights on to the actors; returns, as metrics, what that took."""
         assert result.weights is not None, "answers come in learner order, and the first learner sends its weights"
         load_into(self._policy, result.weights)
-        self._pipeline.publish(result.policy_version, ray.put(result.weights))
+        start = time.monotonic()
+        halve = self._plan.cluster.weights_precision is Precision.bfloat16
+        weights = rounded(result.weights) if halve else result.weights
+        self._pipeline.publish(result.policy_version, ray.put(weights))
+        return {
+            "weights/num_bytes": float(weights.num_bytes),
+            "weights/publish_ms": 1e3 * result.publish_s,
+            "weights/put_ms": 1e3 * (time.monotonic() - start),
+        }
+
+    def _between_waits(self) -> None:
+        self._changes.grant(self._change_actors)
+        self.check_interrupt()
+
+    def _change_actors(self, change: ActorChange) -> ActorCounts:
+        before = self._actors()
+        for actor_id in self._pipeline.remove_actors(change.remove) if change.remove else ():
+            ray.kill(self._worker_manager().remove_actor(actor_id))
+        if change.add:
+            self.env_runner_group.add_workers(change.add)
+            joining = {each: actor for each, actor in self._actors().items() if each not in before}
+            self._pipeline.add_actors(joining)
+        num_present = len(self._pipeline.present)
+        return ActorCounts(num_present, len(self._actors()) - num_present)
+
+    @contextmanager
+    def _learning_noted(self) -> Iterator[None]:
+        self._learning = True
+        try:
+            yield
+        finally:
+            self._learning = False
 
     def _actors(self) -> dict[int, Any]:
+        return dict(self._worker_manager().actors())
+
+    def _worker_manager(self) -> Any:  # noqa: ANN401 - RLlib has no types
         # The one place that reads a private member of RLlib: it has no public way to the actor handles.
-        return dict(self.env_runner_group._worker_manager.actors())
+        return self.env_runner_group._worker_manager
+
+    def _progress(self) -> object:
+        return self._update, self._pipeline.num_answers, self._learning
+
+    def _describe(self) -> list[str]:
+        """Say who is waited for, and where every process stands."""
+        names = {actor._actor_id.hex(): f"caption actor {number}" for number, actor in self._actors().items()}
+        waited_for = [f"the learner has been asked for update {self._update + 1}"] if self._learning else []
+        return [*waited_for, *self._pipeline.describe(), *standpoints(names)]
 
     def _new_cursor(self) -> AudioCursor:
         clips_per_request = self._plan.training.clips_per_batch // self._plan.training.batches_per_update
@@ -182,11 +280,13 @@ class CaptionPPO(Algorithm):
         cursor.load_state_dict({**cursor.state_dict(), "next_batch": next_batch})
         return cursor
 
-    def _batch_counts(self) -> dict[str, float]:
+    def _actor_counts(self) -> dict[str, float]:
         return {
+            "actors/present": float(len(self._pipeline.present)),
             "actors/lost_batches": float(self._pipeline.num_lost),
             "actors/skipped_batches": float(self._pipeline.num_skipped),
             "actors/rescored_batches": float(self._pipeline.num_rescored),
+            "actors/doubled_batches": float(self._pipeline.num_doubled),
         }
 
 
@@ -195,12 +295,15 @@ def build_algorithm(plan: RunPlan) -> CaptionPPO:
     return CaptionPPO(algorithm_config(plan, CaptionPPO))
 
 
-def _timings(batches: Sequence[CollectedBatch], *, waited_s: float, wall_s: float, update_s: float) -> dict[str, float]:
+def _timings(batches: Sequence[CollectedBatch], *, waited_s: float, wall_s: float) -> dict[str, float]:
     num_captions = sum(batch.info.num_captions for batch in batches)
+    loads = [batch.info.load_s for batch in batches if batch.info.load_s]
     return {
         "time/captions_per_s": num_captions / wall_s,
         "time/audio_s_per_s": sum(batch.info.audio_s for batch in batches) / wall_s,
-        "time/update_s": update_s,
+        "time/update_s": wall_s - waited_s,
         "time/wait_for_rollouts_s": waited_s,
         "time/batch_s": sum(batch.info.wall_s for batch in batches) / len(batches),
+        "time/decode_wait_s": sum(batch.info.decode_wait_s for batch in batches) / len(batches),
+        **({"weights/load_ms": 1e3 * sum(loads) / len(loads)} if loads else {}),
     }

@@ -7,14 +7,19 @@ All batches of an update are scored by one reward model: that of its first batch
 
 A batch may be asked for once its update lies at most `max_staleness` versions ahead of the policy: so the bound holds
 by construction, and with 0 the run is synchronous.
+
+What a batch becomes depends on its seed and the weights alone. So a batch that a slow actor holds back can be asked of
+an idle one as well, and whichever answer comes first is used; and actors may come and go.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import ray
@@ -24,7 +29,9 @@ from ray.exceptions import RayActorError, RayTaskError
 from actors.audio_cursor import AudioCursor, CursorBatch
 from actors.messages import RewardReference, RolloutInfo
 from rlcap.algorithm.attendance import Attendance
-from rlcap.errors import ActorLostError, DataError, RlcapError, in_one_line
+from rlcap.algorithm.batch_window import BatchWindow
+from rlcap.algorithm.in_flight import InFlight, Request, Task
+from rlcap.errors import ActorLostError, DataError, RlcapError, RunError, in_one_line
 from rlcap.types import Quarantined
 
 log = logging.getLogger(__name__)
@@ -33,6 +40,8 @@ MAX_ATTEMPTS = 5
 """How often one batch is asked for before the run gives up."""
 POLL_S = 0.2
 """Longest uninterrupted wait, so that Ctrl-C is noticed."""
+FEED_POLL_S = 0.02
+"""The same while the learner updates, which must not wait long for the feeding to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +55,11 @@ class CollectedBatch:
     info: RolloutInfo
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    """A batch to be captioned, and by whom it is to be scored."""
-
-    batch: CursorBatch
-    reward: RewardReference
-    attempt: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    task: _Task
-    actor_id: int
-    rollouts: ray.ObjectRef
-    deadline: float
-
-
 class RolloutPipeline:
-    """Direct calls to caption actors; every request carries the weights it is to be answered with."""
+    """Direct calls to caption actors; every request carries the weights it is to be answered with.
+
+    Methods may be called from any thread.
+    """
 
     def __init__(
         self,
@@ -77,22 +72,22 @@ class RolloutPipeline:
         timeout_s: float,
         check_interrupt: Callable[[], None],
     ) -> None:
-        self._actors = actors
-        self._attendance = Attendance(actors, timeout_s)
-        self._cursor = cursor
+        self._actors = dict(actors)
+        self._attendance = Attendance(self._actors, timeout_s)
+        self._window = BatchWindow(cursor, batches_per_update)
         self._batches_per_update = batches_per_update
         self._max_staleness = max_staleness
         self._timeout_s = timeout_s
         self._check_interrupt = check_interrupt
         # One request ahead hides the way to the driver and back, but in synchronous mode nothing runs ahead.
         self._max_in_flight = 2 if max_staleness else 1
-        self._in_flight: dict[ray.ObjectRef, _Request] = {}
-        self._waiting: list[_Task] = []  # to be asked for again
+        self._lock = threading.RLock()  # held whenever what follows is read or changed, never while waiting
+        self._in_flight = InFlight(timeout_s * self._max_in_flight)
+        self._waiting: list[Task] = []  # to be asked for again
         self._ready: dict[int, CollectedBatch] = {}
-        self._awaited: list[int] = []  # batches asked for and neither handed out nor skipped, in stream order
         self._unusable: set[int] = set()  # positions of the batches skipped since a clip could be used
         self._quarantined: list[Quarantined] = []
-        self._upcoming = cursor.next()
+        self._num_answers = 0
         self._update = 0
         self._version = 0
         self._weights: ray.ObjectRef | None = None
@@ -101,17 +96,62 @@ class RolloutPipeline:
         self.num_lost = 0
         self.num_rescored = 0
         self.num_skipped = 0
-        self.next_batch = self._upcoming.batch_index
+        self.num_doubled = 0
+
+    @property
+    def next_batch(self) -> int:
         """The first batch of the stream that no update handed out so far has used."""
+        return self._window.next_batch
 
     def publish(self, policy_version: int, weights: ray.ObjectRef) -> None:
         """Answer all further requests with these weights."""
-        self._version, self._weights = policy_version, weights
+        with self._lock:
+            self._version, self._weights = policy_version, weights
 
     def use_reward(self, reward: RewardReference) -> int:
         """Let this client score every update of which no batch has been asked for yet; returns the first of them."""
-        self._reward = reward
-        return max([*self._rewards], default=self._update - 1) + 1
+        with self._lock:
+            self._reward = reward
+            return max([*self._rewards], default=self._update - 1) + 1
+
+    @property
+    def present(self) -> list[int]:
+        """Actors that can be asked for work."""
+        with self._lock:
+            return self._attendance.present
+
+    @property
+    def num_answers(self) -> int:
+        """Calls that were answered so far, or failed: it grows as long as something moves."""
+        return self._num_answers
+
+    def describe(self) -> list[str]:
+        """Say of each actor what it was asked for and how long ago."""
+        with self._lock:
+            asked = self._in_flight.describe()
+            away = sorted(set(self._actors) - set(self._attendance.present))
+        return asked + [f"caption actor {actor_id} has not started, or was lost and is not back" for actor_id in away]
+
+    def add_actors(self, actors: Mapping[int, ActorHandle]) -> None:
+        """Let further actors join; each is asked for work once it has answered a call."""
+        with self._lock:
+            self._actors |= actors
+            for actor_id in actors:
+                self._attendance.expect(actor_id)
+
+    def remove_actors(self, num_actors: int) -> list[int]:
+        """Forget some actors, those that are away first; others are asked for what they were at.
+
+        Returns their numbers; the caller ends their processes. Raises RunError where none would be left.
+        """
+        with self._lock:
+            if num_actors >= len(self._actors):
+                raise RunError(f"the run has {len(self._actors)} caption actors and cannot do without the last")
+            present = self._attendance.present
+            leaving = sorted(self._actors, key=lambda each: (each in present, -each))[:num_actors]
+            for actor_id in leaving:
+                self._let_go(actor_id)
+            return leaving
 
     def collect(self, update: int) -> list[CollectedBatch]:
         """Wait for all batches of an update, in stream order; updates are asked for one after another.
@@ -122,31 +162,70 @@ class RolloutPipeline:
             RlcapError: what an actor raised.
         """
         self._update = update
-        while not self._has_update():
-            self._send_strays_back()
-            self._submit()
-            self._receive()
+        while (found := self._hand_out()) is None:
+            self._receive(POLL_S)
             self._check_interrupt()
-        handed_out = self._awaited[: self._batches_per_update]
-        del self._awaited[: self._batches_per_update]
-        self.next_batch = handed_out[-1] + 1
-        self._rewards.pop(update, None)
-        self._update += 1
-        self._submit()  # the actors go on while the learner updates
-        return [self._ready.pop(index) for index in handed_out]
+        return found
+
+    def take_back(self, batches: Sequence[CollectedBatch], lost: Collection[int]) -> None:
+        """Take back the update that was handed out last, of which the rollouts at these places were lost."""
+        with self._lock:
+            self._update -= 1
+            self._rewards[self._update] = batches[0].reward
+            self._window.take_back([batch.batch.batch_index for batch in batches])
+            for place, batch in enumerate(batches):
+                if place in lost:
+                    self.num_lost += 1
+                    self._waiting.append(Task(batch.batch, batch.reward))
+                else:
+                    self._ready[batch.batch.batch_index] = batch
+
+    @contextmanager
+    def feeding(self) -> Iterator[None]:
+        """Keep the actors busy while the caller does something else; in synchronous mode there is nothing to do."""
+        if not self._max_staleness:
+            yield
+            return
+        done = threading.Event()
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="feed-actors") as executor:
+            fed = executor.submit(self._feed, done)
+            try:
+                yield
+            finally:
+                done.set()
+        fed.result()
 
     def take_quarantined(self) -> list[Quarantined]:
         """Return the clips of batches that were skipped since the last call."""
-        taken, self._quarantined = self._quarantined, []
+        with self._lock:
+            taken, self._quarantined = self._quarantined, []
         return taken
 
-    def _has_update(self) -> bool:
-        found = self._ready_for_update()
-        return len(found) == self._batches_per_update and len({batch.info.reward_version for batch in found}) == 1
+    def _feed(self, done: threading.Event) -> None:
+        while not done.is_set():
+            self._receive(FEED_POLL_S)
+            with self._lock:
+                self._submit()
+
+    def _hand_out(self) -> list[CollectedBatch] | None:
+        """Return an update's batches once all are there; until then, ask for what may be asked for."""
+        with self._lock:
+            self._send_strays_back()
+            found = self._ready_for_update()
+            if len(found) < self._batches_per_update:
+                self._submit()
+                return None
+            for batch in found:
+                assert 0 <= self._update - batch.info.policy_version <= self._max_staleness, "the bound on staleness"
+                del self._ready[batch.batch.batch_index]
+            self._window.hand_out()
+            self._rewards.pop(self._update, None)
+            self._update += 1
+            self._submit()  # the actors go on while the learner updates
+            return found
 
     def _ready_for_update(self) -> list[CollectedBatch]:
-        wanted = self._awaited[: self._batches_per_update]
-        return [self._ready[index] for index in wanted if index in self._ready]
+        return [self._ready[index] for index in self._window.wanted if index in self._ready]
 
     def _send_strays_back(self) -> None:
         """Have batches scored again that moved up from behind a swap, when one before them was skipped."""
@@ -158,55 +237,77 @@ class RolloutPipeline:
             if stray.info.reward_version != last.info.reward_version:
                 self.num_rescored += 1
                 del self._ready[stray.batch.batch_index]
-                self._waiting.append(_Task(stray.batch, last.reward))
+                self._waiting.append(Task(stray.batch, last.reward))
 
     def _submit(self) -> None:
-        while (actor_id := self._idlest_actor()) is not None:
-            if self._waiting:
-                self._ask(actor_id, self._waiting.pop(0))
-                continue
-            update = self._update + len(self._awaited) // self._batches_per_update
-            if update - self._version > self._max_staleness:
-                return
+        while self._ask_one():
+            pass
+        num_updates = self._max_staleness + 1
+        assert len(self._in_flight) <= self._max_in_flight * len(self._actors), "work in flight is bounded"
+        assert self._window.num_asked <= num_updates * self._batches_per_update, "and so is what lies ready"
+
+    def _ask_one(self) -> bool:
+        """Ask one actor for something, the idlest first; tell whether there was an actor and something to do."""
+        load = self._in_flight.loads()
+        for actor_id in sorted(self._attendance.present, key=lambda each: (load[each], each)):
+            if load[actor_id] >= self._max_in_flight:
+                return False
+            task = self._next_task(actor_id, is_idle=not load[actor_id])
+            if task is not None:
+                self._ask(actor_id, task)
+                return True
+        return False
+
+    def _next_task(self, actor_id: int, *, is_idle: bool) -> Task | None:
+        if self._waiting:
+            return self._waiting.pop(0)
+        num_updates = self._version + self._max_staleness + 1 - self._update
+        taken = self._window.take(actor_id, num_updates, is_idle=is_idle)
+        if taken is None:
+            return self._late_task() if is_idle else None
+        batch, ahead = taken
+        for update in range(self._update, self._update + ahead + 1):
             reward = self._rewards.setdefault(update, self._reward)
-            self._ask(actor_id, _Task(self._upcoming, reward))
-            self._awaited.append(self._upcoming.batch_index)
-            self._upcoming = self._cursor.next()
+        return Task(batch, reward)
 
-    def _idlest_actor(self) -> int | None:
-        load = Counter(request.actor_id for request in self._in_flight.values())
-        actor_id = min(self._attendance.present, key=lambda each: (load[each], each), default=None)
-        return actor_id if actor_id is not None and load[actor_id] < self._max_in_flight else None
+    def _late_task(self) -> Task | None:
+        """What holds the update back, for an actor that has nothing to do; each batch is doubled once at most."""
+        task = self._in_flight.late({index for index in self._window.wanted if index not in self._ready})
+        self.num_doubled += task is not None
+        return task
 
-    def _ask(self, actor_id: int, task: _Task) -> None:
+    def _ask(self, actor_id: int, task: Task) -> None:
         call = self._actors[actor_id].caption.options(num_returns=2)
-        rollouts, info = call.remote(task.batch, self._version, self._weights, task.reward)
-        self._in_flight[info] = _Request(task, actor_id, rollouts, self._deadline())
+        upcoming = self._window.expect(actor_id)
+        rollouts, info = call.remote(task.batch, self._version, self._weights, task.reward, upcoming)
+        self._in_flight.add(info, task, actor_id, rollouts)
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._timeout_s * self._max_in_flight
-
-    def _receive(self) -> None:
-        self._attendance.look()
-        open_calls = [*self._in_flight, *self._attendance.calls]
+    def _receive(self, poll_s: float) -> None:
+        with self._lock:
+            self._attendance.look()
+            open_calls = [*self._in_flight.refs, *self._attendance.calls]
         if not open_calls:
-            time.sleep(POLL_S)  # every actor is away
+            time.sleep(poll_s)  # every actor is away
             return
-        done, _ = ray.wait(open_calls, num_returns=1, timeout=POLL_S)
-        for ref in done:
-            if ref in self._in_flight:
-                self._take(ref)
-            else:
-                self._attendance.hear(ref)
-        self._restart_hung_actors()
+        done, _ = ray.wait(open_calls, num_returns=1, timeout=poll_s)
+        with self._lock:
+            self._num_answers += len([ref for ref in done if ref in self._in_flight])
+            for ref in done:
+                if ref in self._in_flight:
+                    self._take(ref)
+                else:
+                    self._attendance.hear(ref)
+            self._restart_hung_actors()
 
     def _take(self, info_ref: ray.ObjectRef) -> None:
-        request = self._in_flight.pop(info_ref)
+        request = self._in_flight.take(info_ref)
         try:
             info = ray.get(info_ref)
         except RayActorError as lost:
             self._attendance.leave(request.actor_id)
-            self._ask_again(request, lost)
+            self._window.forget(request.actor_id)
+            if self._is_open(request.task):
+                self._ask_again(request, lost)
         except RayTaskError as failed:
             cause = failed.cause
             if isinstance(cause, RlcapError):
@@ -217,45 +318,62 @@ class RolloutPipeline:
                 f"{in_one_line(cause)}"
             ) from None
         else:
-            if info.num_captions:
-                self._unusable.clear()
-                task = request.task
-                collected = CollectedBatch(task.batch, task.reward, request.rollouts, info)
-                self._ready[task.batch.batch_index] = collected
-            else:
-                self._skip(request.task.batch, info)
+            self._in_flight.note_answer(request)
+            if self._is_open(request.task):
+                self._keep(request, info)
+
+    def _let_go(self, actor_id: int) -> None:
+        del self._actors[actor_id]
+        self._attendance.forget(actor_id)
+        self._window.forget(actor_id)
+        for task in self._in_flight.drop_actor(actor_id):
+            if self._is_open(task) and not self._in_flight.holds(task.batch.batch_index):
+                self._waiting.append(task)
+
+    def _is_open(self, task: Task) -> bool:
+        """Tell whether an answer is still of use: another actor may have given it before."""
+        index = task.batch.batch_index
+        waits = any(other.batch.batch_index == index for other in self._waiting)
+        return self._window.holds(index) and index not in self._ready and not waits
+
+    def _keep(self, request: Request, info: RolloutInfo) -> None:
+        task = request.task
+        if info.num_captions:
+            self._unusable.clear()
+            self._ready[task.batch.batch_index] = CollectedBatch(task.batch, task.reward, request.rollouts, info)
+        else:
+            self._skip(task.batch, info)
 
     def _skip(self, batch: CursorBatch, info: RolloutInfo) -> None:
         self.num_skipped += 1
         log.warning("no clip of batch %d can be used; the next one takes its place", batch.batch_index)
-        self._awaited.remove(batch.batch_index)
+        self._window.skip(batch.batch_index)
         self._quarantined += info.quarantined
         self._unusable.update(batch.positions)
-        if len(self._unusable) == self._cursor.num_clips:
+        num_clips = self._window.num_clips
+        if len(self._unusable) == num_clips:
             one = info.quarantined[0]
             raise DataError(
-                f"none of the {self._cursor.num_clips} clips that PPO hears can be used; the reason of {one.path}: "
+                f"none of the {num_clips} clips that PPO hears can be used; the reason of {one.path}: "
                 f"{one.reason}. `rlcap data check` tells those of the others"
             )
 
-    def _ask_again(self, request: _Request, lost: Exception) -> None:
+    def _ask_again(self, request: Request, lost: Exception) -> None:
         self.num_lost += 1
         task = request.task
-        log.warning("caption actor %d was lost; batch %d is sampled again", request.actor_id, task.batch.batch_index)
+        index = task.batch.batch_index
+        if self._in_flight.holds(index):
+            log.warning("caption actor %d was lost; batch %d comes from another", request.actor_id, index)
+            return
+        log.warning("caption actor %d was lost; batch %d is sampled again", request.actor_id, index)
         if task.attempt >= MAX_ATTEMPTS:
             raise ActorLostError(
-                f"batch {task.batch.batch_index} lost its caption actor {MAX_ATTEMPTS} times; "
+                f"batch {index} lost its caption actor {MAX_ATTEMPTS} times; "
                 "see Ray's logs for why the actor dies (often memory)"
             ) from lost
         self._waiting.append(replace(task, attempt=task.attempt + 1))
 
     def _restart_hung_actors(self) -> None:
-        now = time.monotonic()
-        hung = {request.actor_id for request in self._in_flight.values() if request.deadline < now}
-        for actor_id in hung:
+        for actor_id in self._in_flight.hung():
             log.warning("caption actor %d gave no answer within %.0f s; restarting it", actor_id, self._timeout_s)
             ray.kill(self._actors[actor_id], no_restart=False)
-        # Its requests fail a moment later: until then they must not cost the restarted actor its life as well.
-        for info_ref, request in self._in_flight.items():
-            if request.actor_id in hung:
-                self._in_flight[info_ref] = replace(request, deadline=self._deadline())

@@ -66,6 +66,7 @@ def algorithm_config(plan: RunPlan, algo_class: type) -> AlgorithmConfig:
             num_cpus_per_env_runner=cluster.actor_cpus,
             num_gpus_per_env_runner=cluster.actor_gpus,
             create_local_env_runner=False,
+            validate_env_runners_after_construction=False,  # those that come late join later
         )
         .fault_tolerance(
             restart_failed_env_runners=True,

@@ -90,6 +90,10 @@ class AudioLlmCaptioner(PretrainedCaptioner):
         """Write behind the chat."""
         return Context(encoding.states, encoding.mask)
 
+    def compile_steps(self, backend: str = "inductor") -> None:
+        """Compile `step`, with shapes that never change."""
+        self._decoder.compile_steps(backend)
+
     def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
         """Project to the vocabulary."""
         scores: Tensor = self.model.lm_head(hidden)

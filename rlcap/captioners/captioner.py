@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from rlcap.captioners.distribution import score
+from rlcap.errors import CheckpointError
 from rlcap.types import Clip, PolicyFeatures
 
 FORBIDDEN = -1e9
@@ -49,6 +50,9 @@ class PolicyOutput:
 
 class DecoderState(Protocol):
     """The growing captions of B rollouts, one row each."""
+
+    can_shrink: ClassVar[bool]
+    """Whether finished rows may leave."""
 
     def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only these rows."""
@@ -123,6 +127,12 @@ class Captioner(nn.Module, ABC):
         everywhere = torch.ones_like(state.tokens, dtype=torch.bool)
         hidden = self.hidden_states(state.encoding, state.clip_index, state.tokens, everywhere)
         return hidden.view(*state.tokens.shape, -1)[:, -1]
+
+    def compile_steps(self, backend: str = "inductor") -> None:  # noqa: ARG002
+        """Compile `step`, with shapes that never change. Raises CheckpointError where that cannot be done."""
+        raise CheckpointError(
+            f"a captioner of family {self.family} has no steps to compile: set sampling.compile=false"
+        )
 
     def value(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, ...]:
         """Estimate the return; gradients stop here, so that the critic cannot bend the policy."""
@@ -206,6 +216,7 @@ class WholeCaptions:
     encoding: Encoding
     clip_index: Int[Tensor, " batch"]
     tokens: Int[Tensor, "batch token"]
+    can_shrink: ClassVar[bool] = True
 
     def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only these rows."""

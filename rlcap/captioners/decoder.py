@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from rlcap.captioners.compiled_steps import CompiledSteps
 from rlcap.captioners.kv_cache import PreallocatedCache, with_shared_memory
 from rlcap.captioners.packing import Layout, gather_scored, lay_out
 from rlcap.captioners.shared_memory import SHARED_MEMORY, Readers, shared_memory
@@ -60,6 +61,8 @@ class DecoderRows:
     clip_index: Int[Tensor, " batch"]
     readers: Readers | None
 
+    can_shrink: ClassVar[bool] = True
+
     def select_rows(self, rows: Int[Tensor, " kept"]) -> None:
         """Keep only these rows."""
         self.cache.select_rows(rows)
@@ -71,6 +74,18 @@ class DecoderRows:
             self.readers = Readers.of(self.clip_index)
 
 
+@dataclass(slots=True)
+class FixedRows:
+    """The growing captions of B rollouts whose rows and positions stay as they are, for compiled steps."""
+
+    cache: Cache
+    next_positions: Int[Tensor, "batch 1"]
+    attention_mask: Bool[Tensor, "batch 1 1 position"]
+    """True on the prefix and on what has been written, one column more at each step."""
+    next_column: Int[Tensor, " 1"]
+    can_shrink: ClassVar[bool] = False
+
+
 class TransformersDecoder:
     """A decoder stack and its token embedding, borrowed from a captioner."""
 
@@ -79,12 +94,17 @@ class TransformersDecoder:
         self._embed_tokens = embed_tokens
         self._knows_positions = "position_ids" in inspect.signature(stack.forward).parameters
         stack.config._attn_implementation = SHARED_MEMORY
+        self._compiled: CompiledSteps | None = None
         if checkpoint_layers:
             _checkpoint_layers(stack)
 
+    def compile_steps(self, backend: str) -> None:
+        """Take compiled steps of fixed shapes from now on."""
+        self._compiled = CompiledSteps(self._stack, backend=backend)
+
     def begin(
         self, context: Context, clip_index: Int[Tensor, " batch"], max_new_tokens: int
-    ) -> tuple[DecoderRows, Float[Tensor, "batch dim"]]:
+    ) -> tuple[DecoderRows | FixedRows, Float[Tensor, "batch dim"]]:
         """Read prefix and memory once per clip, then give every rollout a row.
 
         Raises:
@@ -101,7 +121,9 @@ class TransformersDecoder:
             past_key_values=prefilled,
             use_cache=True,
         )
-        last = hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1]
+        last = hidden[torch.arange(len(lengths), device=lengths.device), lengths - 1].index_select(0, clip_index)
+        if self._compiled is not None:
+            return self._fixed_rows(self._compiled, context, prefilled, clip_index, max_new_tokens), last
         own = prefilled.self_attention_cache if isinstance(prefilled, EncoderDecoderCache) else prefilled
         cache = PreallocatedCache(own, clip_index, room=max_new_tokens)
         mask = context.prefix_mask
@@ -116,10 +138,12 @@ class TransformersDecoder:
             clip_index=clip_index,
             readers=Readers.of(clip_index) if context.memory is not None else None,
         )
-        return rows, last.index_select(0, clip_index)
+        return rows, last
 
-    def step(self, rows: DecoderRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+    def step(self, rows: DecoderRows | FixedRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
         """Append one token to every row."""
+        if isinstance(rows, FixedRows):
+            return self._compiled_step(rows, tokens)
         mask = rows.attention_mask
         with shared_memory(rows.readers):
             hidden = self._run(
@@ -131,6 +155,34 @@ class TransformersDecoder:
                 use_cache=True,
             )
         rows.next_positions = rows.next_positions + 1
+        return hidden[:, 0]
+
+    @staticmethod
+    def _fixed_rows(
+        compiled: CompiledSteps, context: Context, prefilled: Cache, clip_index: Int[Tensor, " batch"], room: int
+    ) -> FixedRows:
+        num_clips, longest = context.prefix.shape[:2]
+        mask = context.prefix_mask
+        seen = context.prefix.new_ones(num_clips, longest, dtype=torch.bool) if mask is None else mask
+        unwritten = seen.new_zeros(len(clip_index), room)
+        return FixedRows(
+            cache=compiled.cache(prefilled, clip_index, room),
+            next_positions=context.prefix_lengths[clip_index][:, None],
+            attention_mask=torch.cat([seen[clip_index], unwritten], dim=1)[:, None, None],
+            next_column=torch.tensor([longest], device=clip_index.device),
+        )
+
+    def _compiled_step(self, rows: FixedRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+        assert self._compiled is not None, "rows of fixed shape come from compiled steps alone"
+        rows.attention_mask.index_fill_(-1, rows.next_column, value=True)
+        hidden = self._compiled(
+            self._embed_tokens(tokens).unsqueeze(1),
+            attention_mask=rows.attention_mask,
+            position_ids=rows.next_positions,
+            cache=rows.cache,
+        )
+        rows.next_positions = rows.next_positions + 1
+        rows.next_column = rows.next_column + 1
         return hidden[:, 0]
 
     def hidden_states(

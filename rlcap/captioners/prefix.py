@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from rlcap.audio.features import LogMel, LogMelConfig
 from rlcap.audio.tower import AudioTower, pool_segments
 from rlcap.captioners.captioner import Captioner, Encoding
-from rlcap.captioners.decoder import Context, DecoderRows, TransformersDecoder
+from rlcap.captioners.decoder import Context, DecoderRows, FixedRows, TransformersDecoder
 from rlcap.captioners.heads import vocabulary_head
 from rlcap.captioners.pretrained import load_model
 from rlcap.captioners.value_head import build_value_head, load_value_head, save_value_head
@@ -98,13 +98,17 @@ class PrefixCaptioner(Captioner):
         segments = self.segments_to_prefix(pool_segments(steps, mask, self.config.num_segments))
         return Encoding(self.prefix_dropout(torch.cat([whole, segments], dim=1)))
 
+    def compile_steps(self, backend: str = "inductor") -> None:
+        """Compile `step`, with shapes that never change."""
+        self._decoder.compile_steps(backend)
+
     def begin(
         self, encoding: Encoding, clip_index: Int[Tensor, " batch"], max_new_tokens: int
-    ) -> tuple[DecoderRows, Float[Tensor, "batch dim"]]:
+    ) -> tuple[DecoderRows | FixedRows, Float[Tensor, "batch dim"]]:
         """Read the prefix once per clip. Raises CheckpointError where captions are longer than the positions known."""
         return self._decoder.begin(Context(encoding.states, encoding.mask), clip_index, max_new_tokens)
 
-    def step(self, state: DecoderRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+    def step(self, state: DecoderRows | FixedRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
         """Append one token to every row."""
         return self._decoder.step(state, tokens)
 

@@ -23,7 +23,7 @@ from rlcap.captioners.adapters import (
     save_adapters,
 )
 from rlcap.captioners.captioner import Captioner, Encoding
-from rlcap.captioners.decoder import Context, DecoderRows, TransformersDecoder
+from rlcap.captioners.decoder import Context, DecoderRows, FixedRows, TransformersDecoder
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.captioners.value_head import VALUE_HEAD_FILE, load_value_head, new_value_head, save_value_head
 from rlcap.config.captioner import DecoderTuning
@@ -74,11 +74,11 @@ class PretrainedCaptioner(Captioner):
 
     def begin(
         self, encoding: Encoding, clip_index: Int[Tensor, " batch"], max_new_tokens: int
-    ) -> tuple[DecoderRows, Float[Tensor, "batch dim"]]:
+    ) -> tuple[DecoderRows | FixedRows, Float[Tensor, "batch dim"]]:
         """Read each clip once. Raises CheckpointError where captions are longer than the positions known."""
         return self._decoder.begin(self.context(encoding), clip_index, max_new_tokens)
 
-    def step(self, state: DecoderRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
+    def step(self, state: DecoderRows | FixedRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
         """Append one token to every row."""
         return self._decoder.step(state, tokens)
 

@@ -6,7 +6,8 @@ state dict of tensors takes many times as long. numpy has no bfloat16: its bits 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -71,6 +72,21 @@ def publish(module: nn.Module, *, trainable_only: bool = False) -> FlatWeights:
     )
 
 
+def rounded(weights: FlatWeights) -> FlatWeights:
+    """Return float32 weights in bfloat16, at half the bytes; those of other dtypes stay as they are."""
+    full, half = _name(torch.float32), _name(torch.bfloat16)
+    if full not in weights.buffers:
+        return weights
+    bits = _read_only(weights.buffers[full]).to(torch.bfloat16).view(_BITS[torch.bfloat16]).numpy()
+    before = weights.buffers.get(half, bits[:0])
+    buffers = {name: buffer for name, buffer in weights.buffers.items() if name != full}
+    places = tuple(
+        replace(place, dtype=half, start=place.start + len(before)) if place.dtype == full else place
+        for place in weights.places
+    )
+    return FlatWeights({**buffers, half: np.concatenate([before, bits])}, places, weights.left_out)
+
+
 @torch.no_grad()
 def load_into(module: nn.Module, weights: FlatWeights) -> None:
     """Copy published weights into a module of the same architecture; nothing of it aliases the buffers afterwards.
@@ -82,11 +98,17 @@ def load_into(module: nn.Module, weights: FlatWeights) -> None:
     """
     own = _distinct_tensors(module)
     _check_fit(own, weights)
+    sent = {dtype: _read_only(buffer).view(getattr(torch, dtype)) for dtype, buffer in weights.buffers.items()}
     for place in weights.places:
         target = own[place.name]
-        # Shared memory is read-only and torch has no read-only tensors: copy first, then hand over.
-        source = weights.buffers[place.dtype][place.start : place.start + target.numel()].copy()
-        target.copy_(torch.from_numpy(source).view(getattr(torch, place.dtype)).view(target.shape))
+        target.copy_(sent[place.dtype][place.start : place.start + target.numel()].view(target.shape))
+
+
+def _read_only(buffer: np.ndarray) -> Tensor:
+    """See a buffer as a tensor that must not be written to: torch has no read-only ones, and warns of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(buffer)
 
 
 def _distinct_tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from rlcap.commands import bench, caption, data, evaluate, plan, preferences, report, reward, stages, train
+from rlcap.commands import actors, bench, caption, data, evaluate, plan, preferences, report, reward, stages, train
 from rlcap.commands.bench.simulate import spelt_out
 from rlcap.commands.parsing import HelpFormatter
 from rlcap.commands.terminal import FAULT, INTERRUPTED, USAGE, complain
@@ -67,6 +67,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="rlcap", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter, allow_abbrev=False
     )
     commands = parser.add_subparsers(title="commands", metavar="<command>", required=True)
-    for module in (train, stages, reward, preferences, evaluate, caption, report, data, bench, plan):
+    for module in (train, stages, reward, actors, preferences, evaluate, caption, report, data, bench, plan):
         module.register(commands)
     return parser

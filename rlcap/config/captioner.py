@@ -81,6 +81,9 @@ class SamplingConfig(Section):
     """And of those, from the fewest that hold this share of the probability; 1 means from all."""
     precision: Precision = Precision.float32
     """Of policy and reference in the actors; bfloat16 implies `algorithm.recompute_log_probs`."""
+    compile: bool = False
+    """Compile the decoding step, on a GPU to CUDA graphs: takes a minute at the start, and every row goes on to the
+    end of the longest caption. For decoders without cross-attention."""
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from rlcap.config.precision import Precision
 from rlcap.config.section import Section, must_be_positive, must_not_be_negative
 
 
@@ -22,6 +23,9 @@ class ClusterConfig(Section):
     """Updates by which rollouts may lag behind the learner; 0 is the synchronous, reproducible mode."""
     num_learners: int = 0
     """Learner processes, data-parallel; 0: the learner lives in the driver."""
+    weights_precision: Precision = Precision.float32
+    """Of the weights on their way to the actors; bfloat16 halves the bytes, and the learner then computes the log-probs
+    of the captions itself. The learner and its checkpoints keep the weights in full."""
     actor_cpus: float = 1.0
     """CPUs that each actor reserves."""
     actor_gpus: float = 0.0
@@ -37,7 +41,11 @@ class ClusterConfig(Section):
     rollout_timeout_s: float = 300.0
     """An actor that takes longer over one batch is restarted and its batch is sampled again."""
     start_timeout_s: float = 120.0
-    """Longest wait for Ray and every process of a run to start."""
+    """Longest wait for Ray, the shards, the learners and a first actor to start."""
+    learner_timeout_s: float = 1800.0
+    """Longest wait for learners in processes of their own to finish an update; then the run ends."""
+    stall_s: float = 240.0
+    """Where nothing moves for so long, the log says once where each process stands; longer than any update takes."""
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range."""
@@ -45,6 +53,8 @@ class ClusterConfig(Section):
             num_actors=self.num_actors,
             rollout_timeout_s=self.rollout_timeout_s,
             start_timeout_s=self.start_timeout_s,
+            learner_timeout_s=self.learner_timeout_s,
+            stall_s=self.stall_s,
         )
         yield from must_not_be_negative(
             max_staleness=self.max_staleness,

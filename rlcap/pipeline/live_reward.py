@@ -1,4 +1,4 @@
-"""The reward of a run that is going on: swaps, rollbacks and shards, on request, in a thread of the driver."""
+"""The reward and the actors of a run that is going on: swaps, shards and actors, on request, in a thread."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ import ray
 from reward_server.group import RewardServer
 from reward_server.messages import ShardStatistics
 from reward_server.scoring import ClapReward
+from rlcap.algorithm.actor_changes import ActorCounts
 from rlcap.algorithm.caption_ppo import CaptionPPO
 from rlcap.algorithm.rollout_pipeline import CollectedBatch
-from rlcap.errors import RewardError, RlcapError
+from rlcap.errors import RewardError, RlcapError, RunError
 from rlcap.mailbox import Mailbox, Message
 from rlcap.pipeline.progress import announce
 from rlcap.pipeline.reward_history import RewardEntry, RewardHistory
@@ -32,6 +33,8 @@ from rlcap.types import Clip, RewardRequest, ScoredRollouts
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
+FETCH_TIMEOUT_S = 60.0
+"""Longest wait for captions that probe a candidate."""
 WATCH_EVERY_S = 2.0
 """Between two looks at the shards' load."""
 
@@ -77,6 +80,7 @@ class LiveReward:
     ) -> None:
         self._stopping.set()
         self._thread.join()
+        self._algorithm.drop_changes()
         for executor in (self._actions, self._watcher):
             executor.shutdown(cancel_futures=True)
         self._mailbox.close()
@@ -96,7 +100,7 @@ class LiveReward:
         while not self._stopping.wait(POLL_S):
             self._mailbox.beat()
             for message in self._mailbox.take():
-                self._actions.submit(self._act, message).add_done_callback(partial(self._answer, message))
+                self._begin(message).add_done_callback(partial(self._answer, message))
             if looking.done():
                 looking.result()
                 looking = self._watcher.submit(self._watch)
@@ -105,6 +109,18 @@ class LiveReward:
         """Look at the shards' load, which takes long where one of them hangs."""
         self._stopping.wait(WATCH_EVERY_S)
         self._shards = self._server.statistics()
+
+    def _begin(self, message: Message) -> Future[Mapping[str, Any]]:
+        """Begin what a message asks for: the training loop changes its actors, and a thread does the rest."""
+        if message.action != "scale_actors":
+            return self._actions.submit(self._act, message)
+        answer: Future[Mapping[str, Any]] = Future()
+        add, remove = (message.arguments.get(name, 0) for name in ("add", "remove"))
+        if not all(isinstance(number, int) and number >= 0 for number in (add, remove)):
+            answer.set_exception(RunError(f"actors are added and removed in whole numbers, got {add} and {remove}"))
+            return answer
+        self._algorithm.scale_actors(add=add, remove=remove).add_done_callback(partial(_pass_on, answer))
+        return answer
 
     def _act(self, message: Message) -> Mapping[str, Any]:
         actions: dict[str, Callable[..., Mapping[str, Any]]] = {
@@ -200,13 +216,23 @@ class LiveReward:
         clip_index: list[int] = []
         for batch in batches:
             heard, _ = self._source.read(batch.batch.positions)
-            scored: ScoredRollouts = ray.get(batch.rollouts)
+            scored: ScoredRollouts = ray.get(batch.rollouts, timeout=FETCH_TIMEOUT_S)
             for clip in heard[: max(1, self._num_probe_clips // len(batches))]:
                 rows = np.flatnonzero(scored.rollouts.clip_index == scored.rollouts.clip_ids.index(clip.clip_id))
                 captions += [scored.rollouts.captions[row] for row in rows]
                 clip_index += [len(clips)] * len(rows)
                 clips.append(clip)
         return RewardRequest(tuple(clips), tuple(captions), np.array(clip_index, dtype=np.int64))
+
+
+def _pass_on(answer: Future[Mapping[str, Any]], changed: Future[ActorCounts]) -> None:
+    """Make the answer to a message of what the training loop says."""
+    if changed.cancelled():
+        answer.cancel()
+    elif (error := changed.exception()) is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(asdict(changed.result()))
 
 
 def _metrics_of(shard: ShardStatistics) -> dict[str, float]:

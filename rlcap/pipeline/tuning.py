@@ -169,6 +169,8 @@ class _Loop:
 
     def _sample_rows(self, report: UpdateReport) -> list[dict[str, object]]:
         scored = report.first_rollouts()
+        if scored is None:
+            return []
         rollouts, rewards = scored.rollouts, scored.rewards
         first_of_clip = [int((rollouts.clip_index == clip).argmax()) for clip in range(len(rollouts.clip_ids))]
         return [
@@ -220,7 +222,8 @@ def _algorithm(job: TuningJob, server: RewardServer) -> Iterator[CaptionPPO]:
 
 def _learning(config: RunConfig) -> PPOConfig:
     """The learner's settings: log-probs of a sampler in bfloat16 are off by more than a rounding error."""
-    recompute = config.algorithm.recompute_log_probs or config.sampling.precision is Precision.bfloat16
+    rounded = Precision.bfloat16 in (config.sampling.precision, config.cluster.weights_precision)
+    recompute = config.algorithm.recompute_log_probs or rounded
     return replace(config.algorithm, recompute_log_probs=recompute)
 
 

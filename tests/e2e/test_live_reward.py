@@ -198,6 +198,22 @@ def test_the_commands_swap_shadow_scale_and_roll_back(run, fitted, tmp_path):
     assert (code, err) == (1, "rlcap: there is no shard 'shard-9'; there are shard-1, shard-2\n")
 
 
+def test_actors_join_and_leave_by_command(run):
+    found, _ = run
+
+    def num_present():
+        return read_metrics(found)["actors/present"][-1].as_py()
+
+    code, told, _ = rlcap("actors", "scale", found.path, "--add", 1)
+    assert (code, told) == (0, "2 caption actors are at work, 1 more have yet to start\n")
+    wait_until(lambda: num_present() == 3)
+    assert rlcap("actors", "scale", found.path, "--remove", 2)[:2] == (0, "1 caption actors are at work\n")
+    wait_until(lambda: num_present() == 1)
+    code, _, complaint = rlcap("actors", "scale", found.path, "--remove", 1)
+    assert (code, complaint) == (1, "rlcap: the run has 1 caption actors and cannot do without the last\n")
+    live.scale_actors(found.path, add=1)
+
+
 def test_a_stopped_run_keeps_its_swapped_reward_and_refuses_further_ones(run, fitted, tmp_path):
     run, process = run
     report = live.swap_reward(run.path, candidate(fitted, tmp_path / "last", 2000))

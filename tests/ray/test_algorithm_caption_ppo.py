@@ -1,8 +1,11 @@
 """The whole loop in real processes: tiny captioner, soundscapes, tiny reward model, caption actors that die."""
 
+import logging
 import os
 import signal
 import sys
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -22,9 +25,10 @@ from rlcap.audio.features import LogMelConfig
 from rlcap.config.algorithm import PPOConfig
 from rlcap.config.captioner import SamplingConfig
 from rlcap.config.cluster import ClusterConfig
+from rlcap.config.precision import Precision
 from rlcap.config.reward import ClapConfig
 from rlcap.config.training import TrainingConfig
-from rlcap.errors import CheckpointError
+from rlcap.errors import ActorLostError, CheckpointError
 from rlcap.soundscapes.world import render
 from rlcap.types import Quarantined, RewardBatch
 
@@ -101,9 +105,8 @@ def plan(tmp_path_factory, make_captioner):
         )
         ppo = PPOConfig(learning_rate=1e-3, value_learning_rate=1e-3, minibatch_size=6, num_epochs=1)
         client = reward(tmp_path / "reward")
-        return RunPlan(
-            actor, client, ppo, TRAINING, ClusterConfig(num_actors=num_actors, actor_cpus=0.5, **cluster), seed
-        )
+        settings = ClusterConfig(num_actors=num_actors, **{"actor_cpus": 0.5, **cluster})
+        return RunPlan(actor, client, ppo, TRAINING, settings, seed)
 
     return make
 
@@ -115,7 +118,11 @@ def train(algorithm, num_updates):
         algorithm.train()
         report = algorithm.last_report
         metrics.append(
-            {k: v for k, v in report.metrics.items() if not k.startswith(("time/", "actors/")) and not k.endswith("_s")}
+            {
+                k: v
+                for k, v in report.metrics.items()
+                if not k.startswith(("time/", "actors/")) and not k.endswith(("_s", "_ms"))
+            }
         )
         batches += [ray.get(batch.rollouts).rollouts for batch in report.batches]
     return metrics, batches
@@ -267,3 +274,80 @@ def test_overlapped_rollouts_are_never_too_stale_and_actors_that_die_lose_no_bat
     staleness = [batch.batch_index // BATCHES_PER_UPDATE - batch.policy_version for batch in batches]
     assert set(staleness) == {0, 1}
     assert lost > 0
+
+
+def test_actors_that_join_and_leave_on_the_way_change_no_bit(plan, whole_run, tmp_path):
+    metrics, _, weights, _ = whole_run
+    algorithm = build_algorithm(plan(num_actors=1))
+    try:
+        joined = algorithm.scale_actors(add=1)
+        found, _ = train(algorithm, 1)
+        assert joined.result(timeout=0).num_present + joined.result(timeout=0).num_away == 2
+        ray.get([actor.ping.remote() for actor in algorithm._actors().values()], timeout=60)
+        found += train(algorithm, 1)[0]
+        assert algorithm.last_report.metrics["actors/present"] == 2
+        left = algorithm.scale_actors(remove=1)
+        too_many = algorithm.scale_actors(remove=1)
+        found += train(algorithm, 2)[0]
+        assert left.result(timeout=0).num_present == len(algorithm._actors()) == 1
+        assert "cannot do without the last" in str(too_many.exception(timeout=0))
+        assert_same_metrics(found, metrics)
+        assert_same_weights(weights_of(algorithm, tmp_path / "scaled"), weights)
+    finally:
+        algorithm.stop()
+
+
+def test_a_stopped_actor_is_named_with_its_batch_once_nothing_moves(plan, caplog):
+    algorithm = build_algorithm(plan(num_actors=1, stall_s=1.0))
+    try:
+        (stopped,) = process_ids(algorithm)
+        os.kill(stopped, signal.SIGSTOP)
+        go_on = threading.Thread(target=_continue_once, args=(stopped, lambda: "everybody stands" in caplog.text))
+        go_on.start()
+        with caplog.at_level(logging.WARNING):
+            train(algorithm, 1)
+        go_on.join()
+    finally:
+        algorithm.stop()
+    assert "caption actor 1 was asked for batch 0" in caplog.text
+    assert f"caption actor 1 (process {stopped}" in caplog.text
+    assert "stopped by a signal" in caplog.text
+    assert "in collect" in caplog.text, "the driver's own stack"
+
+
+def _continue_once(process_id, told):
+    deadline = time.monotonic() + 60
+    while not told() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process_id, signal.SIGCONT)
+
+
+def test_weights_are_metrics_and_rounded_ones_are_half_as_many_bytes(plan):
+    sizes = []
+    for precision in Precision:
+        algorithm = build_algorithm(plan(num_actors=1, weights_precision=precision))
+        try:
+            train(algorithm, 2)
+            metrics = algorithm.last_report.metrics
+        finally:
+            algorithm.stop()
+        sizes.append(metrics["weights/num_bytes"])
+        assert metrics["weights/publish_ms"] > 0
+        assert metrics["weights/put_ms"] > 0
+        assert metrics["weights/load_ms"] > 0
+        assert metrics["time/decode_wait_s"] >= 0
+    assert sizes[1] == pytest.approx(sizes[0] / 2, rel=0.01)
+
+
+def test_a_run_begins_with_the_actors_that_have_room_and_without_any_it_says_what_they_ask_for(plan):
+    algorithm = build_algorithm(plan(num_actors=2, actor_cpus=3))
+    try:
+        train(algorithm, 1)
+        assert algorithm.last_report.metrics["actors/present"] == 1
+        assert algorithm.scale_actors(remove=1)
+        train(algorithm, 1)
+        assert len(algorithm._actors()) == len(algorithm._pipeline.present) == 1, "the one that was away has left"
+    finally:
+        algorithm.stop()
+    with pytest.raises(ActorLostError, match=r"no caption actor started within 1 s: each of 1 asks for 8 CPUs"):
+        build_algorithm(plan(num_actors=1, actor_cpus=8, start_timeout_s=1))

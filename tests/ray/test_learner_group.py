@@ -4,6 +4,7 @@ Also what rlcap relies on in RLlib, so that an upgrade that changes it is seen.
 """
 
 import os
+import signal
 import sys
 
 import numpy as np
@@ -148,19 +149,19 @@ def put(scored):
 def test_every_group_learns_what_a_plain_update_learns_and_goes_on_from_a_checkpoint(group, tmp_path):
     plain = PPOUpdate(SmallCaptioner(), PPO, seed=0)
     assert_close(weights_in(learner_weights(group)), weights_of(plain.captioner), 0.0)
-    for scored in updates(3):
+    for scored in updates(20):
         expected, result = plain.update(scored), update_learners(group, put(scored))
         assert result.policy_version == plain.policy_version
         assert result.metrics["learner/policy_loss"] == pytest.approx(expected["learner/policy_loss"], abs=1e-4)
         assert_close(weights_in(result), weights_of(plain.captioner), 1e-5)
     save_learners(group, tmp_path)
-    after_three = weights_in(result)
+    after_twenty = weights_in(result)
 
-    straight = update_learners(group, put(updates(4)[3]))
-    assert_close(weights_in(load_learners(group, tmp_path)), after_three, 0.0)
-    resumed = update_learners(group, put(updates(4)[3]))
+    straight = update_learners(group, put(updates(21)[20]))
+    assert_close(weights_in(load_learners(group, tmp_path)), after_twenty, 0.0)
+    resumed = update_learners(group, put(updates(21)[20]))
     assert_close(weights_in(resumed), weights_in(straight), 0.0)
-    assert resumed.policy_version == 4
+    assert resumed.policy_version == 21
 
 
 def test_all_learners_of_a_group_hold_the_same_bits_also_in_bfloat16(group):
@@ -227,6 +228,17 @@ def experience_of(scored):
     )
 
 
+def test_lost_rollouts_are_named_and_nothing_is_trained_until_all_are_there(group):
+    before = learner_weights(group)
+    one, lost = put([sample(400 + n, version=before.policy_version) for n in range(2)])
+    ray.internal.free([lost])
+    refused = update_learners(group, [one, lost])
+    assert (refused.missing, refused.policy_version, refused.weights) == ((1,), before.policy_version, None)
+    assert_close(weights_in(learner_weights(group)), weights_in(before), 0.0)
+    again = put([sample(401, version=before.policy_version)])
+    assert update_learners(group, [one, *again]).policy_version == before.policy_version + 1
+
+
 def test_a_refused_update_says_why_and_a_group_that_lost_learners_never_trains_on(group, tmp_path):
     """RLlib drops a learner that raised from its list; later calls then return nothing at all."""
     fresh = put([sample(500, version=learner_weights(group).policy_version)])
@@ -242,6 +254,16 @@ def test_a_refused_update_says_why_and_a_group_that_lost_learners_never_trains_o
     else:
         with pytest.raises(CheckpointError, match=r"learner\.pt is missing"):
             load_learners(group, tmp_path)
+
+
+def test_a_silent_learner_is_named():
+    group = build_group(1)
+    (process_id,) = [result.get() for result in group.foreach_learner(lambda _: os.getpid())]
+    os.kill(process_id, signal.SIGSTOP)
+    with pytest.raises(ActorLostError, match=r"0 of 1 learners answered \(learner 0 gave no answer within 1 s"):
+        update_learners(group, put([sample(0)]), timeout_s=1.0)
+    os.kill(process_id, signal.SIGKILL)
+    group.shutdown()
 
 
 def test_the_error_of_a_guard_comes_whole_from_another_process():

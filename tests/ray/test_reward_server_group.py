@@ -132,7 +132,7 @@ def test_what_a_hanging_shard_owes_is_asked_of_another_and_it_is_replaced(server
     assert [shard.name for shard in server.statistics()] == ["shard-0"]
     wait_until(lambda: len(server.statistics()) == 2)
     assert server.statistics()[1].process_id != hanging
-    assert server.num_replaced >= 1
+    assert server.num_replaced == 1
 
 
 def test_a_score_that_nobody_gives_in_time_is_a_failure_that_names_the_shard():
@@ -140,14 +140,15 @@ def test_a_score_that_nobody_gives_in_time_is_a_failure_that_names_the_shard():
     server.wait_until_ready()
     process_id = server.statistics()[0].process_id
     os.kill(process_id, signal.SIGSTOP)
-    try:
-        batch = server.client().score(request())
-    finally:
-        os.kill(process_id, signal.SIGCONT)
-        server.stop()
+    batch = server.client().score(request())
     assert batch.failed.all()
     assert np.isnan(batch.scores).all()
     assert batch.failure_reasons == ("shard-0 did not answer in time",)
+    # A new process takes longer to start than a shard may stay silent: it is not killed for that.
+    wait_until(lambda: server.statistics())
+    assert server.statistics()[0].process_id != process_id
+    assert server.num_replaced == 1
+    server.stop()
 
 
 def test_a_swap_is_staged_committed_and_rolled_back_and_a_new_head_hears_nothing_anew(server):

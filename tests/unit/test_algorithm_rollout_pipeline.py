@@ -1,5 +1,6 @@
 """The pipeline over actors that answer in an order the test decides, and die when it says so."""
 
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -9,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.audio_cursor import AudioCursor
-from rlcap.algorithm import attendance, rollout_pipeline
+from rlcap.algorithm import attendance, in_flight, rollout_pipeline
 from rlcap.algorithm.rollout_pipeline import MAX_ATTEMPTS, RolloutPipeline
-from rlcap.errors import ActorLostError, DataError, RewardError
+from rlcap.errors import ActorLostError, DataError, RewardError, RunError
 from rlcap.types import Quarantined
 
 BATCHES_PER_UPDATE = 3
@@ -35,8 +36,10 @@ class FakeRay:
         """How many calls an actor that was lost leaves without an answer, and one more that it answers."""
 
     def actor(self, actor_id):
-        def remote(batch, version, weights, reward):
-            request = SimpleNamespace(actor_id=actor_id, batch=batch, version=version, weights=weights, reward=reward)
+        def remote(batch, version, weights, reward, upcoming):
+            request = SimpleNamespace(
+                actor_id=actor_id, batch=batch, version=version, weights=weights, reward=reward, upcoming=upcoming
+            )
             self.asked.append(request)
             self.open.append(request)
             return f"rollouts-{batch.batch_index}-{len(self.asked)}", id(request)
@@ -77,7 +80,11 @@ class FakeRay:
         num_good = len(request.batch.positions) - len(bad)
         quarantined = tuple(Quarantined(f"{position}.wav", "silent") for position in bad)
         return SimpleNamespace(
-            request=request, reward_version=request.reward, num_captions=num_good, quarantined=quarantined
+            request=request,
+            policy_version=request.version,
+            reward_version=request.reward,
+            num_captions=num_good,
+            quarantined=quarantined,
         )
 
     def sleep(self, duration_s):
@@ -93,7 +100,7 @@ def start(
 ):
     cursor = AudioCursor(NUM_CLIPS, batch_size=2, seed=0)
     cursor.load_state_dict({**cursor.state_dict(), "next_batch": next_batch})
-    for module in (rollout_pipeline, attendance):
+    for module in (rollout_pipeline, attendance, in_flight):
         monkeypatch.setattr(module, "ray", SimpleNamespace(wait=fake.wait, get=fake.get, kill=fake.kill))
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: fake.now, sleep=fake.sleep))
     return RolloutPipeline(
@@ -258,6 +265,40 @@ def test_overlapped_runs_are_already_captioning_while_the_learner_works(monkeypa
     assert {request.version for request in fake.open} == {0}
 
 
+def test_actors_are_fed_while_the_learner_works_as_far_as_the_bound_on_staleness_goes(monkeypatch):
+    fake = FakeRay(in_order)
+    pipeline = start(fake, monkeypatch, max_staleness=2)
+    run(pipeline, 1)
+    asked_before = len(fake.asked)
+    all_that_is_allowed = 3 * BATCHES_PER_UPDATE
+    with pipeline.feeding():
+        deadline = time.monotonic() + 10
+        while len(fake.asked) < all_that_is_allowed or fake.open:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+    assert asked_before < len(fake.asked) == all_that_is_allowed
+    assert {request.version for request in fake.asked} == {0}
+
+
+def test_what_goes_wrong_while_the_learner_works_is_raised_afterwards(monkeypatch):
+    learning = []
+    fake = FakeRay(lambda requests: (requests[0], RAISES if learning else ANSWERS))
+    pipeline = start(fake, monkeypatch, max_staleness=1)
+    run(pipeline, 1)
+
+    def learn():
+        learning.append("begun")
+        with pipeline.feeding():
+            while len(fake.open) == num_open:
+                time.sleep(0.001)
+            learning.append("ended")
+
+    num_open = len(fake.open)
+    with pytest.raises(RewardError, match="no score could be had"):
+        learn()
+    assert learning == ["begun", "ended"]
+
+
 def test_work_is_spread_evenly(monkeypatch):
     fake = FakeRay(in_order)
     run(start(fake, monkeypatch, num_actors=3, max_staleness=2), 4)
@@ -317,19 +358,130 @@ def test_the_others_go_on_while_an_actor_is_away(monkeypatch):
     assert pipeline.num_lost == 2
 
 
-def test_a_silent_actor_is_restarted_once_and_its_batches_are_asked_for_again(monkeypatch):
+def test_a_silent_actor_is_restarted_once_and_its_batch_is_asked_for_again(monkeypatch):
     def choose(requests):
-        silent = [request for request in requests if request.actor_id == 1]
-        if 1 in fake.killed and silent and fake.now > killed_until:
-            return silent[0], (DIES if len(fake.asked) < 4 else ANSWERS)
-        others = [request for request in requests if request.actor_id != 1]
-        return (others[0], ANSWERS) if others else (None, None)
+        if not fake.killed or fake.now < killed_until:
+            return None, None
+        return requests[0], (DIES if len(fake.asked) < 2 else ANSWERS)
 
     fake, killed_until = FakeRay(choose), 60.0
-    pipeline = start(fake, monkeypatch, timeout_s=50.0)
+    pipeline = start(fake, monkeypatch, num_actors=1, timeout_s=50.0)
     (batches,) = run(pipeline, 1)
     assert [batch.info.request.batch.batch_index for batch in batches] == [0, 1, 2]
     assert fake.killed == [1], "one silence, one restart"
+    assert pipeline.num_lost == 1
+
+
+def test_what_a_silent_actor_holds_back_is_asked_of_another_long_before_it_is_restarted(monkeypatch):
+    def choose(requests):
+        others = [request for request in requests if request.actor_id != 1]
+        return (others[0], ANSWERS) if others else (None, None)
+
+    fake = FakeRay(choose)
+    pipeline = start(fake, monkeypatch, timeout_s=50.0)
+    assert batches_of(run(pipeline, 2)) == [[0, 1, 2], [3, 4, 5]]
+    assert pipeline.num_doubled == 1, "the silent actor has had nothing else to do since"
+    assert fake.killed == []
+    assert fake.now < 2
+
+
+class Paced:
+    """Answers that take each actor its own time, one request after another."""
+
+    def __init__(self, fake, durations_s):
+        self.fake, self.durations_s, self.free_at = fake, durations_s, {}
+
+    def __call__(self, requests):
+        for request in requests:
+            if not hasattr(request, "done_at"):
+                begins = max(self.fake.now, self.free_at.get(request.actor_id, 0.0))
+                request.done_at = self.free_at[request.actor_id] = begins + self.durations_s[request.actor_id]
+        first = min(requests, key=lambda request: request.done_at)
+        if first.done_at > self.fake.now + rollout_pipeline.POLL_S:
+            return None, None
+        self.fake.now = max(self.fake.now, first.done_at)
+        return first, ANSWERS
+
+
+@pytest.mark.parametrize("max_staleness", [0, 2])
+def test_a_slow_actor_does_not_hold_back_the_fast_ones(monkeypatch, max_staleness):
+    fake = FakeRay(None)
+    fake.choose = Paced(fake, {1: 1.0, 2: 1.0, 3: 30.0})
+    pipeline = start(fake, monkeypatch, num_actors=3, max_staleness=max_staleness)
+    num_updates = 40
+    collected = run(pipeline, num_updates)
+    assert batches_of(collected) == [list(range(first, first + 3)) for first in range(0, 3 * num_updates, 3)]
+    # Synchronous updates of three batches by two actors take two rounds; overlapped ones need no rounds.
+    by_the_fast_ones_s = num_updates * (2.0 if max_staleness == 0 else 1.5)
+    assert fake.now < 1.2 * by_the_fast_ones_s
+    assert pipeline.num_doubled > 0
+
+
+def test_an_actor_is_told_what_it_will_be_asked_for_next(monkeypatch):
+    for max_staleness in (0, 1):
+        fake = FakeRay(None)
+        fake.choose = Paced(fake, {1: 1.0, 2: 1.1, 3: 1.2})
+        run(start(fake, monkeypatch, num_actors=3, max_staleness=max_staleness), 10)
+        told, right = {}, 0
+        for request in fake.asked:
+            right += told.get(request.actor_id) == request.batch
+            told[request.actor_id] = request.upcoming
+        assert right >= 0.8 * (len(fake.asked) - 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), max_staleness=st.integers(0, 2))
+def test_actors_come_and_go_and_each_batch_is_handed_out_once_all_the_same(data, max_staleness):
+    newcomers = iter(range(10, 100))
+
+    def choose(requests):
+        change = data.draw(st.sampled_from(["", "", "", "join", "leave"]))
+        if change == "join":
+            newcomer = next(newcomers)
+            pipeline.add_actors({newcomer: fake.actor(newcomer)})
+        if change == "leave" and len(pipeline.present) > 1:
+            gone = pipeline.remove_actors(1)
+            assert not set(gone) & set(pipeline.present)
+            fake.open = [request for request in fake.open if request.actor_id not in gone]
+            return None, None
+        return data.draw(st.sampled_from(requests)), data.draw(st.sampled_from([ANSWERS, ANSWERS, DIES]))
+
+    fake = FakeRay(choose)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(rollout_pipeline, "MAX_ATTEMPTS", 1000)
+        pipeline = start(fake, monkeypatch, num_actors=2, max_staleness=max_staleness)
+        collected = run(pipeline, 4)
+    assert batches_of(collected) == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+    heard = [position for batches in collected for batch in batches for position in batch.batch.positions]
+    assert sorted(heard[:NUM_CLIPS]) == list(range(NUM_CLIPS)), "an epoch holds each clip once"
+    for update, batches in enumerate(collected):
+        assert all(0 <= update - batch.info.request.version <= max_staleness for batch in batches)
+
+
+def test_an_actor_that_joins_is_asked_for_nothing_before_it_answers_and_the_last_one_may_not_leave(monkeypatch):
+    fake = FakeRay(in_order)
+    fake.returns_after = 10**6
+    pipeline = start(fake, monkeypatch, num_actors=1)
+    pipeline.add_actors({2: fake.actor(2)})
+    run(pipeline, 2)
+    assert {request.actor_id for request in fake.asked} == {1}
+    assert fake.calls, "it was called"
+    assert pipeline.remove_actors(1) == [2], "one that is away goes first"
+    with pytest.raises(RunError, match="has 1 caption actors and cannot do without the last"):
+        pipeline.remove_actors(1)
+
+
+def test_rollouts_that_were_lost_after_they_were_handed_out_are_sampled_again_and_the_others_are_kept(monkeypatch):
+    fake = FakeRay(in_order)
+    pipeline = start(fake, monkeypatch, max_staleness=1)
+    (batches,) = run(pipeline, 1)
+    pipeline.take_back(batches, lost={1})
+    again = pipeline.collect(0)
+    assert [batch.rollouts for batch in again][::2] == [batch.rollouts for batch in batches][::2]
+    assert again[1].batch == batches[1].batch
+    assert again[1].rollouts != batches[1].rollouts
+    pipeline.publish(1, "weights-1")
+    assert batches_of([pipeline.collect(1)]) == [[3, 4, 5]]
     assert pipeline.num_lost == 1
 
 

@@ -1,3 +1,4 @@
+import copy
 import pickle
 
 import numpy as np
@@ -5,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from rlcap.captioners.weights import load_into, publish
+from rlcap.captioners.adapters import add_lora
+from rlcap.captioners.weights import load_into, publish, rounded
 from rlcap.errors import CheckpointError
 
 
@@ -123,3 +125,46 @@ def test_weights_that_lack_a_tensor_are_refused():
     target.extra = nn.Linear(1, 1)
     with pytest.raises(CheckpointError, match=r"differ in extra\.bias"):
         load_into(target, publish(Mixed(1)))
+
+
+def test_weights_can_be_rounded_on_the_wire_and_the_other_dtypes_stay_as_they_are():
+    source, target = Mixed(1), Mixed(2)
+    flat = publish(source)
+    half = rounded(flat)
+    assert half.num_bytes == 2 * 51 + 2 * 20 + 8
+    assert set(half.buffers) == {"bfloat16", "int64"}
+    for buffer in half.buffers.values():
+        buffer.setflags(write=False)
+    load_into(target, half)
+    assert torch.equal(target.transposed, source.transposed.to(torch.bfloat16).float())
+    assert torch.equal(target.scale, source.scale.to(torch.bfloat16).float())
+    assert torch.equal(target.coarse.weight, source.coarse.weight)
+    assert target.steps == source.steps
+    before = copy.deepcopy(target.state_dict())
+    load_into(target, publish(source))
+    assert not torch.equal(target.transposed, before["transposed"]), "in full again"
+    assert_same(source, target)
+
+
+def test_weights_without_float32_are_rounded_already():
+    flat = publish(nn.Linear(3, 3).to(torch.bfloat16))
+    assert rounded(flat) is flat
+
+
+def test_a_run_that_trains_adapters_sends_the_adapters_alone(make_captioner):
+    policy, actor = make_captioner(), make_captioner()
+    for captioner in (policy, actor):
+        add_lora(captioner.language_model, captioner.language_model.transformer, rank=2, alpha=4.0)
+        captioner.audio_tower.requires_grad_(requires_grad=False)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_" in name:
+                parameter.add_(1.0)
+    sent = publish(policy, trainable_only=True)
+    names = {place.name for place in sent.places}
+    adapters = {name for name in names if "lora_" in name}
+    assert adapters
+    assert not {name for name, _ in policy.language_model.named_parameters(prefix="language_model")} & names - adapters
+    assert sent.num_bytes < 0.5 * publish(policy).num_bytes
+    load_into(actor, sent)
+    assert_same(policy, actor)

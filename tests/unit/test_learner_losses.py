@@ -198,3 +198,36 @@ def test_losses_of_parts_over_the_global_count_add_up_to_the_loss_of_the_whole(c
         for rows in (slice(cut), slice(cut, None))
     ]
     assert float(sum(parts)) == pytest.approx(float(whole))
+
+
+def test_importance_weights_make_the_gradient_over_stale_captions_that_over_fresh_ones():
+    """Of one-token captions, the expectation over what the old policy samples can be summed in full."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, generator=generator, dtype=torch.float64, requires_grad=True)
+    old = (logits.detach() + torch.randn(5, generator=generator, dtype=torch.float64)).log_softmax(-1)
+    advantages = torch.randn(5, generator=generator, dtype=torch.float64)[:, None]
+    mask = torch.ones(5, 1, dtype=torch.bool)
+    fresh = logits.detach().log_softmax(-1)
+
+    def gradient(sampled_from, weights):
+        surrogate = [
+            policy_loss(
+                logits.log_softmax(-1)[token].view(1, 1),
+                fresh[token].view(1, 1),
+                advantages[token].view(1, 1),
+                weights[token].view(1, 1),
+                mask[:1],
+                clip_range=0.2,
+            ).loss
+            for token in range(5)
+        ]
+        expected = sum(p * one for p, one in zip(sampled_from.exp(), surrogate, strict=True))
+        return torch.autograd.grad(expected, logits, retain_graph=True)[0]
+
+    ones = torch.ones(5, 1, dtype=torch.float64)
+    exact = importance_weights(fresh[:, None], old[:, None], mask, max_weight=1e9)
+    truncated = importance_weights(fresh[:, None], old[:, None], mask, max_weight=1.5)
+    on_policy, uncorrected = gradient(fresh, ones), gradient(old, ones)
+    torch.testing.assert_close(gradient(old, exact), on_policy, rtol=0, atol=1e-12)
+    error, bias = (gradient(old, truncated) - on_policy).norm(), (uncorrected - on_policy).norm()
+    assert error < bias

@@ -308,6 +308,11 @@ def test_stale_rollouts_are_weighted_and_their_trust_region_lies_around_the_poli
         expected += (views[0] - views[1])[captions.action_mask].exp().clamp(max=1.2).tolist()
     metrics = update.update([old, new])
     assert metrics["rollout/staleness"] == 1.5
+    assert metrics["rollout/staleness_max"] == 3
+    assert {name: value for name, value in metrics.items() if "staleness_share" in name} == {
+        "rollout/staleness_share_0": 0.5,
+        "rollout/staleness_share_3": 0.5,
+    }
     assert metrics["learner/approx_kl"] == pytest.approx(0, abs=1e-6)
     assert metrics["learner/mismatch_kl"] > 1e-4
     assert metrics["learner/importance_weight"] == pytest.approx(sum(expected) / len(expected), abs=1e-5)

@@ -74,7 +74,12 @@ class SleepingActor:
         self._sheet = TimeSheet()
 
     def caption(
-        self, batch: CursorBatch, policy_version: int, weights: UInt8[np.ndarray, " byte"], reward: RewardReference
+        self,
+        batch: CursorBatch,
+        policy_version: int,
+        weights: UInt8[np.ndarray, " byte"],
+        reward: RewardReference,
+        upcoming: CursorBatch,  # noqa: ARG002 - there is nothing to decode
     ) -> tuple[ScoredRollouts, RolloutInfo]:
         """Take over new weights, sleep, and have captions scored."""
         start = time.monotonic()
@@ -84,6 +89,7 @@ class SleepingActor:
             self._policy_version = policy_version
         if reward != self._reward:
             self._reward, self._reward_client = reward, ray.get(reward.client)
+        loaded = time.monotonic()
         self._sheet.turn_to(Doing.sampling)
         time.sleep(self._speeds.sampling_s(self._number, batch.seed))
         clips = tuple(Clip(f"clip-{position}", self._waveform, SAMPLE_RATE_HZ) for position in batch.positions)
@@ -97,6 +103,8 @@ class SleepingActor:
             num_captions=len(rollouts.captions),
             audio_s=CLIP_S * len(clips),
             wall_s=time.monotonic() - start,
+            decode_wait_s=0.0,
+            load_s=loaded - start,
             quarantined=(),
         )
         return ScoredRollouts(rollouts, rewards), info

@@ -1,49 +1,57 @@
-"""A learner that sleeps where `PPOUpdate` would train, and the training loop around it and the sleeping actors."""
+"""A learner that sleeps where it would train, and the training loop around it and the sleeping actors."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
-from ray.rllib.core.learner.training_data import TrainingData
 
-from learner.ppo_learner import CaptionPPOLearner, LearnerResult, learner_settings, resolve
+from learner.ppo_learner import CaptionPPOLearner, LearnerResult, learner_settings
+from learner.ppo_update import PPOUpdate
 from rlcap.algorithm.caption_ppo import CaptionPPO
 from rlcap.algorithm.settings import RunPlan, algorithm_config
 from rlcap.bench.simulation.speeds import Speeds
+from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.weights import FlatWeights
+from rlcap.config.algorithm import PPOConfig
+from rlcap.types import ScoredRollouts
 
 SPEEDS, BUFFER = "speeds", "uint8"
+
+
+class SleepingUpdate(PPOUpdate):
+    """Takes the given time for an update, and changes nothing."""
+
+    def __init__(self, captioner: Captioner, duration_s: float) -> None:
+        super().__init__(captioner, PPOConfig(), seed=0)
+        self._duration_s = duration_s
+
+    def update(self, scored: Sequence[ScoredRollouts]) -> dict[str, float]:
+        """Sleep."""
+        time.sleep(self._duration_s)
+        oldest = min(one.rollouts.policy_version for one in scored)
+        staleness = self.policy_version - oldest
+        self.policy_version += 1
+        return {"rollout/staleness_max": float(staleness)}
 
 
 class SleepingLearner(CaptionPPOLearner):
     """Fetches the rollouts as a learner does, sleeps, and returns weights of the given size."""
 
-    def update(
-        self,
-        batch: Any = None,  # noqa: ANN401
-        batches: Any = None,  # noqa: ANN401
-        batch_refs: Any = None,  # noqa: ANN401
-        *_: object,
-        training_data: TrainingData | None = None,
-        **__: object,
-    ) -> LearnerResult:
-        """Sleep for one update."""
-        resolve(training_data or TrainingData(batch=batch, batches=batches, batch_refs=batch_refs))
-        time.sleep(self._speeds.learner_s)
-        self.ppo_update.policy_version += 1
-        return self.current()
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:  # noqa: ANN401
+        """Put an update that sleeps in the place of the real one."""
+        super().configure_optimizers_for_module(module_id, config)
+        self.ppo_update = SleepingUpdate(self.ppo_update.captioner, self._speeds.learner_s)
 
-    def current(self) -> LearnerResult:
-        """Return weights of the given size."""
+    def _result(self, metrics: dict[str, float]) -> LearnerResult:
         buffer = np.zeros(int(1e6 * self._speeds.weights_mb), dtype=np.uint8)
         weights = FlatWeights({BUFFER: buffer}, places=(), left_out=()) if self._is_first else None
-        return LearnerResult({}, self.ppo_update.policy_version, weights)
+        return LearnerResult(metrics, self.ppo_update.policy_version, weights)
 
     @property
     def _speeds(self) -> Speeds:
@@ -61,15 +69,16 @@ class SimulatedPPO(CaptionPPO):
     def _actors(self) -> dict[int, Any]:
         return dict(self._sleeping_actors)
 
-    def _publish(self, result: LearnerResult) -> None:
+    def _publish(self, result: LearnerResult) -> dict[str, float]:
         """Send one plain buffer: to unpack `FlatWeights` the actors would have to import Torch."""
         assert result.weights is not None, "the first learner sends its weights"
         self._pipeline.publish(result.policy_version, ray.put(result.weights.buffers[BUFFER]))
+        return {}
 
 
 def build_simulated_algorithm(plan: RunPlan, speeds: Speeds, actors: Mapping[int, ActorHandle]) -> SimulatedPPO:
     """Start the learners of a simulated run."""
-    settings = learner_settings(plan.ppo, plan.seed)
+    settings = learner_settings(plan.ppo, plan.seed, plan.training.num_updates)
     config = algorithm_config(plan, SimulatedPPO)
     config = config.env_runners(num_env_runners=0).training(
         learner_class=SleepingLearner, learner_config_dict={**settings, SPEEDS: speeds}
