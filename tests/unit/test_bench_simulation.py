@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from rlcap.bench.simulation.measuring import Usage, name_bottleneck
+from rlcap.bench.simulation.limits import Usage, name_bottleneck
 from rlcap.bench.simulation.sleeping_actor import Doing, TimeSheet
 from rlcap.bench.simulation.speeds import Shape, Speeds, ideal_rate
 from rlcap.commands.bench.simulate import spelt_out
@@ -75,6 +75,7 @@ def test_speeds_that_cannot_be_are_all_named():
         (0.5, replace(BUSY, machine=0.97), "this machine"),
         (0.5, replace(BUSY, driver=0.95), "the driver"),
         (0.5, replace(BUSY, actors_idle=0.4), "the bound on staleness"),
+        (0.5, replace(BUSY, actors_idle=0.4, learner_idle=0.0), "the actors"),
     ],
 )
 def test_what_holds_a_run_up_is_named(share, usage, culprit):

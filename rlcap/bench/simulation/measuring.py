@@ -12,29 +12,12 @@ import ray
 from ray.actor import ActorHandle
 
 from reward_server.group import RewardServer
+from rlcap.bench.simulation.limits import Usage, name_bottleneck
 from rlcap.bench.simulation.sleeping_actor import Doing
 from rlcap.bench.simulation.sleeping_learner import SimulatedPPO
 from rlcap.bench.simulation.speeds import IdealRate, Shape, Speeds
 
 Actors: TypeAlias = Mapping[int, ActorHandle]
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Shares of the time measured, over all processes of a kind."""
-
-    actors_sampling: float
-    actors_scoring: float
-    """Waiting for scores."""
-    actors_idle: float
-    """Without a request."""
-    shards_idle: float
-    learner_idle: float
-    """Waiting for rollouts."""
-    driver: float
-    """Time of one CPU that the driver took."""
-    machine: float
-    """Of all CPUs of this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,36 +132,6 @@ def rate_of(measured: Measured, speeds: Speeds, shape: Shape, ideal: IdealRate, 
         bottleneck=bottleneck,
         advice=advice,
     )
-
-
-def name_bottleneck(share_of_ideal: float, usage: Usage, ideal: IdealRate) -> tuple[str, str]:
-    """Say what holds the run up, and which setting to change."""
-    if share_of_ideal < REACHED:
-        if usage.machine > BUSY:
-            return "this machine", (
-                "its CPUs are busy, so the figures are not those of a cluster: give slower speeds, which ask for fewer "
-                "batches a second"
-            )
-        if usage.driver > BUSY:
-            return "the driver", "more clips in a batch (training.clips_per_batch over training.batches_per_update)"
-        if usage.actors_idle > IDLE and ideal.limit != "in turns":
-            return "the bound on staleness", (
-                "actors wait since they may not run further ahead: raise cluster.max_staleness, or "
-                "training.batches_per_update and training.clips_per_batch with it"
-            )
-    return ADVICE[ideal.limit]
-
-
-REACHED, BUSY, IDLE = 0.95, 0.9, 0.1
-ADVICE = {
-    "actors": ("the actors", "raise cluster.num_actors"),
-    "shards": ("the reward server", "raise reward.num_shards"),
-    "learner": ("the learner", "raise cluster.num_learners, or lower algorithm.num_epochs"),
-    "in turns": (
-        "actors and learner wait for each other",
-        "set cluster.max_staleness=1 or more, so that they work at the same time",
-    ),
-}
 
 
 def _spent_s(actors: Actors) -> dict[Doing, float]:
