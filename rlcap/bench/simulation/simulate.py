@@ -64,13 +64,13 @@ def simulate(config: RunConfig, speeds: Speeds, *, actor_counts: Sequence[int], 
 
 
 def _on_this_machine(cluster: ClusterConfig) -> ClusterConfig:
-    """The same processes, which reserve nothing: those that sleep need neither a CPU of their own nor a GPU."""
+    """The same processes with a CPU each, of which Ray takes this machine to have enough, and without GPUs."""
     return replace(
         cluster,
         ray_address="",
-        actor_cpus=0.0,
+        actor_cpus=1.0,
         actor_gpus=0.0,
-        shard_cpus=0.0,
+        shard_cpus=1.0,
         shard_gpus=0.0,
         learner_cpus=1.0,
         learner_gpus=0.0,

@@ -140,7 +140,7 @@ class SleepingActor:
 
 def start_sleeping_actors(speeds: Speeds, shape: Shape) -> dict[int, ActorHandle]:
     """Start the actors of a run, by number from 1 as RLlib counts them; returns once each has been asked to start."""
-    actor = ray.remote(num_cpus=0, max_restarts=-1, concurrency_groups={"watch": 1})(SleepingActor)
+    actor = ray.remote(num_cpus=1, max_restarts=-1, concurrency_groups={"watch": 1})(SleepingActor)
     return {number + 1: actor.remote(number, speeds, shape) for number in range(shape.num_actors)}
 
 
