@@ -15,7 +15,8 @@ from types import FrameType
 import ray
 
 from rlcap.config.cluster import ClusterConfig
-from rlcap.errors import RunError
+from rlcap.errors import RunError, in_one_line
+from rlcap.planning.placement import Node
 from rlcap.planning.processes import ProcessGroup, process_groups, shortages
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,25 @@ def interrupts_held() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if held:
         signal.raise_signal(signal.SIGINT)
+
+
+def running_nodes(address: str, gpu_bytes: int) -> list[Node]:
+    """Return the machines of a running cluster; the memory of their GPUs, which Ray does not know, is given.
+
+    Raises:
+        RunError: there is no cluster at that address.
+    """
+    try:
+        ray.init(address=address, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise RunError(f"no Ray cluster answers at cluster.ray_address={address}: {in_one_line(error)}") from error
+    try:
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+    return [
+        Node(node.get("CPU", 0.0), int(node.get("memory", 0)), int(node.get("GPU", 0)), gpu_bytes) for node in resources
+    ]
 
 
 def _start(cluster: ClusterConfig, num_shards: int) -> None:

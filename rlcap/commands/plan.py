@@ -18,11 +18,12 @@ if TYPE_CHECKING:
 
 _DETAILS = """\
 Place a run on machines on paper: learners, actors and shards, the memory that each takes by part, what to expect of it,
-and what does not fit, with the setting to change. Nothing is started, and no model is loaded.
+and what does not fit, with the setting to change. No run is started, and no model is loaded.
 
 reads:
   captioner.checkpoint, its config and the headers of its weights; or its size in numbers
   cluster.*, algorithm.*, sampling.*, training.* and reward.num_shards, as `rlcap train` does
+  the machines of the cluster that runs at cluster.ray_address, their GPU memory apart; or --nodes and the like
   --bench FILE, figures of `rlcap bench simulate` or `rlcap bench end-to-end`
 
 writes:
@@ -71,7 +72,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from rlcap.config.load import load_config
 
     config = load_config(arguments.overrides)
-    nodes = _nodes(arguments)
+    nodes = _running(config, arguments) if config.cluster.ray_address else _declared(arguments)
     plan = _planned(arguments, config, nodes)
     say(_text(plan, nodes))
     if arguments.bench is not None:
@@ -105,7 +106,14 @@ def _planned(arguments: argparse.Namespace, config: RunConfig, nodes: Sequence[N
     return plan_run(config, size, sequences, int(arguments.reward_parameters * FLOAT32_BYTES), nodes)
 
 
-def _nodes(arguments: argparse.Namespace) -> list[Node]:
+def _running(config: RunConfig, arguments: argparse.Namespace) -> list[Node]:
+    from rlcap.algorithm.ray_session import running_nodes
+    from rlcap.planning.placement import GB
+
+    return running_nodes(config.cluster.ray_address, int(arguments.gpu_memory * GB))
+
+
+def _declared(arguments: argparse.Namespace) -> list[Node]:
     from rlcap.errors import ConfigError
     from rlcap.planning.placement import GB, Node
 

@@ -9,6 +9,7 @@ from rlcap.algorithm import ray_session
 from rlcap.algorithm.ray_session import interrupts_held, without_advice
 from rlcap.config.cluster import ClusterConfig
 from rlcap.errors import RunError
+from rlcap.planning.placement import Node
 
 
 def test_only_the_advice_is_kept_off_standard_error(capfd):
@@ -66,3 +67,21 @@ def test_a_cluster_that_could_never_hold_the_run_is_refused_unless_machines_may_
     else:
         with pytest.raises(RunError, match=sentence), ray_session.ray_session(larger, num_shards=2):
             pass
+
+
+def test_the_machines_of_a_running_cluster_are_those_that_live(monkeypatch):
+    resources = {"CPU": 8.0, "GPU": 2.0, "memory": 5e9, "node:__internal_head__": 1.0}
+    nodes = [{"Alive": True, "Resources": resources}, {"Alive": False, "Resources": {}}]
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray_session.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_session.ray, "nodes", lambda: nodes)
+    assert ray_session.running_nodes("auto", gpu_bytes=80) == [Node(8.0, 5_000_000_000, num_gpus=2, gpu_bytes=80)]
+
+
+def test_an_address_where_nobody_answers_is_a_sentence(monkeypatch):
+    def refuse(**_):
+        raise ConnectionError("could not find any running Ray instance")
+
+    monkeypatch.setattr(ray_session.ray, "init", refuse)
+    with pytest.raises(RunError, match="no Ray cluster answers at cluster.ray_address=auto: could not find"):
+        ray_session.running_nodes("auto", gpu_bytes=80)
