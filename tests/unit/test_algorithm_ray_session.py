@@ -83,5 +83,5 @@ def test_an_address_where_nobody_answers_is_a_sentence(monkeypatch):
         raise ConnectionError("could not find any running Ray instance")
 
     monkeypatch.setattr(ray_session.ray, "init", refuse)
-    with pytest.raises(RunError, match="no Ray cluster answers at cluster.ray_address=auto: could not find"):
+    with pytest.raises(RunError, match=r"no Ray cluster answers at cluster.ray_address=auto: could not find"):
         ray_session.running_nodes("auto", gpu_bytes=80)
