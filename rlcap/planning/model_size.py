@@ -42,7 +42,7 @@ class CaptionerSize:
         return ADAPTER_BYTES if decoder is DecoderTuning.lora else self.parameter_bytes
 
     def trainable(self, decoder: DecoderTuning, lora_rank: int) -> int:
-        """Parameters that a run trains; those of adapters are an estimate, of 7 matrices a layer."""
+        """Parameters that a run trains at most: a frozen encoder counts as well, and adapters as 7 matrices a layer."""
         if decoder is not DecoderTuning.lora:
             return self.parameters
         # Four of the seven map width to width, three map between width and the feed-forward layer.
