@@ -102,7 +102,7 @@ def _start(cluster: ClusterConfig, num_shards: int) -> None:
     else:
         num_cpus = sum(group.count * group.cpus for group in groups)
         ray.init(
-            address="local",  # without it, Ray would join a cluster that somebody else has started on this machine
+            address="local",  # never a cluster that happens to run here
             num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
             include_dashboard=False,
             logging_level=logging.ERROR,
