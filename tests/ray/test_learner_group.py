@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray._private.internal_api import free
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -231,7 +232,7 @@ def experience_of(scored):
 def test_lost_rollouts_are_named_and_nothing_is_trained_until_all_are_there(group):
     before = learner_weights(group)
     one, lost = put([sample(400 + n, version=before.policy_version) for n in range(2)])
-    ray.internal.free([lost])
+    free([lost])
     refused = update_learners(group, [one, lost])
     assert (refused.missing, refused.policy_version, refused.weights) == ((1,), before.policy_version, None)
     assert_close(weights_in(learner_weights(group)), weights_in(before), 0.0)
