@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -32,22 +33,43 @@ def first_ready(actors: Mapping[int, ActorHandle], cluster: ClusterConfig) -> se
     """Wait until an actor answers; return all that do by then.
 
     Raises:
-        ActorLostError: none does in time, or one cannot be built.
+        ActorLostError: none does in time, or none can be built.
     """
     calls = {actor.ping.remote(): actor_id for actor_id, actor in actors.items()}
-    first, _ = ray.wait(list(calls), num_returns=1, timeout=cluster.start_timeout_s)
-    if not first:
-        raise ActorLostError(
-            f"no caption actor started within {cluster.start_timeout_s:.0f} s: each of {len(actors)} asks for "
-            f"{cluster.actor_cpus:g} CPUs and {cluster.actor_gpus:g} GPUs, and the cluster has "
-            f"{_count('CPU')} free; ask for less, add nodes, or raise cluster.start_timeout_s"
-        )
-    done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=SETTLE_S)
+    deadline = time.monotonic() + cluster.start_timeout_s
+    ready: set[int] = set()
+    while not ready:
+        first, _ = ray.wait(list(calls), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+        if not first:
+            raise _nobody_came(len(actors), cluster)
+        actor_id = calls.pop(first[0])
+        try:
+            ray.get(first)
+            ready.add(actor_id)
+        except ray.exceptions.ActorDiedError as failure:
+            if not calls:
+                raise ActorLostError(f"no caption actor could start: {in_one_line(failure)}") from failure
+        except ray.exceptions.RayActorError:  # being restarted
+            time.sleep(SETTLE_S)
+            calls[actors[actor_id].ping.remote()] = actor_id
+    more, _ = ray.wait(list(calls), num_returns=len(calls), timeout=SETTLE_S) if calls else ([], [])
+    return ready | {calls[call] for call in more if _succeeded(call)}
+
+
+def _succeeded(call: ray.ObjectRef) -> bool:
     try:
-        ray.get(done, timeout=SETTLE_S)
-    except ray.exceptions.RayActorError as failure:
-        raise ActorLostError(f"a caption actor could not start: {in_one_line(failure)}") from failure
-    return {calls[call] for call in done}
+        ray.get(call)
+    except ray.exceptions.RayActorError:
+        return False
+    return True
+
+
+def _nobody_came(num_actors: int, cluster: ClusterConfig) -> ActorLostError:
+    return ActorLostError(
+        f"no caption actor started within {cluster.start_timeout_s:.0f} s: each of {num_actors} asks for "
+        f"{cluster.actor_cpus:g} CPUs and {cluster.actor_gpus:g} GPUs, and of the cluster's are free: {_count('CPU')}, "
+        f"{_count('GPU')}; ask for less, add nodes, or raise cluster.start_timeout_s"
+    )
 
 
 def _count(kind: str) -> str:

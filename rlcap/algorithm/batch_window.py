@@ -28,11 +28,6 @@ class BatchWindow:
         """The first batch of the stream that no update handed out so far has used."""
 
     @property
-    def num_clips(self) -> int:
-        """Clips of the source."""
-        return self._cursor.num_clips
-
-    @property
     def wanted(self) -> list[int]:
         """Numbers of the batches of the next update to be handed out, as far as they are known."""
         return self._indices[: self._size]

@@ -31,7 +31,8 @@ from actors.messages import RewardReference, RolloutInfo
 from rlcap.algorithm.attendance import Attendance
 from rlcap.algorithm.batch_window import BatchWindow
 from rlcap.algorithm.in_flight import InFlight, Request, Task
-from rlcap.errors import ActorLostError, DataError, RlcapError, RunError, in_one_line
+from rlcap.algorithm.skipped_batches import SkippedBatches
+from rlcap.errors import ActorLostError, RlcapError, RunError, in_one_line
 from rlcap.types import Quarantined
 
 log = logging.getLogger(__name__)
@@ -85,8 +86,7 @@ class RolloutPipeline:
         self._in_flight = InFlight(timeout_s * self._max_in_flight)
         self._waiting: list[Task] = []  # to be asked for again
         self._ready: dict[int, CollectedBatch] = {}
-        self._unusable: set[int] = set()  # positions of the batches skipped since a clip could be used
-        self._quarantined: list[Quarantined] = []
+        self._skipped = SkippedBatches(cursor.num_clips)
         self._num_answers = 0
         self._update = 0
         self._version = 0
@@ -198,8 +198,7 @@ class RolloutPipeline:
     def take_quarantined(self) -> list[Quarantined]:
         """Return the clips of batches that were skipped since the last call."""
         with self._lock:
-            taken, self._quarantined = self._quarantined, []
-        return taken
+            return self._skipped.take_quarantined()
 
     def _feed(self, done: threading.Event) -> None:
         while not done.is_set():
@@ -339,24 +338,12 @@ class RolloutPipeline:
     def _keep(self, request: Request, info: RolloutInfo) -> None:
         task = request.task
         if info.num_captions:
-            self._unusable.clear()
+            self._skipped.note_usable()
             self._ready[task.batch.batch_index] = CollectedBatch(task.batch, task.reward, request.rollouts, info)
         else:
-            self._skip(task.batch, info)
-
-    def _skip(self, batch: CursorBatch, info: RolloutInfo) -> None:
-        self.num_skipped += 1
-        log.warning("no clip of batch %d can be used; the next one takes its place", batch.batch_index)
-        self._window.skip(batch.batch_index)
-        self._quarantined += info.quarantined
-        self._unusable.update(batch.positions)
-        num_clips = self._window.num_clips
-        if len(self._unusable) == num_clips:
-            one = info.quarantined[0]
-            raise DataError(
-                f"none of the {num_clips} clips that PPO hears can be used; the reason of {one.path}: "
-                f"{one.reason}. `rlcap data check` tells those of the others"
-            )
+            self.num_skipped += 1
+            self._window.skip(task.batch.batch_index)
+            self._skipped.add(task.batch, info)
 
     def _ask_again(self, request: Request, lost: Exception) -> None:
         self.num_lost += 1

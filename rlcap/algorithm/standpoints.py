@@ -18,7 +18,7 @@ NODE_TIMEOUT_S = 20.0
 
 def standpoints(names: Mapping[str, str]) -> list[str]:
     """Describe every actor of this driver; `names` holds what to call them, by Ray's number of the actor."""
-    entries = _living_actors()
+    entries = _actors(names)
     stacks = _stacks([entry for entry in entries.values() if entry["State"] == "ALIVE"])
     return [
         f"{names.get(number, entry['ActorClassName'])} (process {entry['Pid']} at {entry['Address']['IPAddress']}, "
@@ -27,10 +27,12 @@ def standpoints(names: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _living_actors() -> dict[str, dict[str, Any]]:
+def _actors(names: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return Ray's entries of this driver's actors; the dead ones only where somebody still counts on them."""
     job = ray.get_runtime_context().get_job_id()
     entries: dict[str, dict[str, Any]] = ray_state.actors()
-    return {number: entry for number, entry in entries.items() if entry["JobID"] == job and entry["State"] != "DEAD"}
+    mine = {number: entry for number, entry in entries.items() if entry["JobID"] == job}
+    return {number: entry for number, entry in mine.items() if entry["State"] != "DEAD" or number in names}
 
 
 def _stacks(entries: list[dict[str, Any]]) -> dict[str, str]:

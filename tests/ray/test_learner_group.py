@@ -6,6 +6,7 @@ Also what rlcap relies on in RLlib, so that an upgrade that changes it is seen.
 import os
 import signal
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -228,10 +229,31 @@ def experience_of(scored):
     )
 
 
+@ray.remote(num_cpus=0)
+class Holder:
+    """Owns what it puts: that is lost with it."""
+
+    def hold(self, scored):
+        return [ray.put(scored)]
+
+
+def wait_until_lost(ref):
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        try:
+            ray.get(ref, timeout=5)
+        except ray.exceptions.ObjectLostError:
+            return
+    raise AssertionError("it is still there")
+
+
 def test_lost_rollouts_are_named_and_nothing_is_trained_until_all_are_there(group):
     before = learner_weights(group)
-    one, lost = put([sample(400 + n, version=before.policy_version) for n in range(2)])
-    ray.internal.free([lost])
+    holder = Holder.remote()
+    (one,) = put([sample(400, version=before.policy_version)])
+    (lost,) = ray.get(holder.hold.remote(sample(401, version=before.policy_version)))
+    ray.kill(holder)
+    wait_until_lost(lost)
     refused = update_learners(group, [one, lost])
     assert (refused.missing, refused.policy_version, refused.weights) == ((1,), before.policy_version, None)
     assert_close(weights_in(learner_weights(group)), weights_in(before), 0.0)
