@@ -72,6 +72,8 @@ class SleepingActor:
         self._reward: RewardReference | None = None
         self._reward_client: RewardClient
         self._sheet = TimeSheet()
+        # The actors of a run that has gone on for a while are out of step: the first batch is one that has begun.
+        self._share_left = float(np.random.default_rng(number).uniform())
 
     def caption(
         self,
@@ -91,7 +93,8 @@ class SleepingActor:
             self._reward, self._reward_client = reward, ray.get(reward.client)
         loaded = time.monotonic()
         self._sheet.turn_to(Doing.sampling)
-        time.sleep(self._speeds.sampling_s(self._number, batch.seed))
+        time.sleep(self._share_left * self._speeds.sampling_s(self._number, batch.seed))
+        self._share_left = 1.0
         clips = tuple(Clip(f"clip-{position}", self._waveform, SAMPLE_RATE_HZ) for position in batch.positions)
         rollouts = self._rollouts(batch, clips, policy_version)
         self._sheet.turn_to(Doing.scoring)
