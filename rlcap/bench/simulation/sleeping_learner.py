@@ -10,7 +10,9 @@ import numpy as np
 import ray
 from ray.actor import ActorHandle
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.rllib.env.env_runner import EnvRunner
 
+from actors.env_runner import CaptionEnvRunner
 from learner.ppo_learner import CaptionPPOLearner, LearnerResult, learner_settings
 from learner.ppo_update import PPOUpdate
 from rlcap.algorithm.caption_ppo import CaptionPPO
@@ -59,6 +61,16 @@ class SleepingLearner(CaptionPPOLearner):
         return speeds
 
 
+class NoEnvRunner(CaptionEnvRunner):
+    """What RLlib makes in the driver where it is to start no actors: it is never asked for anything."""
+
+    def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:  # noqa: ANN401 - RLlib's signature
+        EnvRunner.__init__(self, config=config, **kwargs)
+
+    def assert_healthy(self) -> None:
+        """There is nothing that could ail it."""
+
+
 class SimulatedPPO(CaptionPPO):
     """The training loop of a run over sleeping actors; RLlib starts the learners only."""
 
@@ -80,7 +92,7 @@ def build_simulated_algorithm(plan: RunPlan, speeds: Speeds, actors: Mapping[int
     """Start the learners of a simulated run."""
     settings = learner_settings(plan.ppo, plan.seed, plan.training.num_updates)
     config = algorithm_config(plan, SimulatedPPO)
-    config = config.env_runners(num_env_runners=0).training(
+    config = config.env_runners(env_runner_cls=NoEnvRunner, num_env_runners=0).training(
         learner_class=SleepingLearner, learner_config_dict={**settings, SPEEDS: speeds}
     )
     return SimulatedPPO(config, actors)
