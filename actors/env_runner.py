@@ -23,12 +23,13 @@ from ray.rllib.env.env_runner import EnvRunner
 
 from actors.audio_cursor import CursorBatch
 from actors.caption_actor import CaptionActor
+from actors.messages import RewardReference, RolloutInfo
 from rlcap.captioners.loading import load_captioner
 from rlcap.captioners.weights import FlatWeights, load_into
 from rlcap.config.captioner import SamplingConfig
 from rlcap.protocols import AudioSource, RewardClient
 from rlcap.stacks import show_stack_on_signal
-from rlcap.types import Quarantined, ScoredRollouts
+from rlcap.types import ScoredRollouts
 
 STUB_SPACE = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
 """RLlib insists on spaces; a caption is one action sequence, and there is no environment."""
@@ -57,32 +58,6 @@ class ActorPlan:
     num_threads: int
     with_greedy: bool = False
     """Whether each clip's greedy caption is scored as well."""
-
-
-@dataclass(frozen=True, slots=True)
-class RewardReference:
-    """Who scores, in Ray's object store: inside this value Ray does not fetch it, and actors do where it is new."""
-
-    client: ray.ObjectRef[RewardClient]
-
-
-@dataclass(frozen=True, slots=True)
-class RolloutInfo:
-    """What the driver needs to know of a batch, without its rollouts."""
-
-    policy_version: int
-    reward_version: str
-    """Empty where nothing was scored."""
-    num_captions: int
-    """0 where no clip of the batch could be used: then there are no rollouts."""
-    audio_s: float
-    """Seconds of audio heard."""
-    wall_s: float
-    decode_wait_s: float
-    """How long the audio let the captioner wait."""
-    load_s: float
-    """How long it took to load new weights; 0 where they were here already."""
-    quarantined: tuple[Quarantined, ...]
 
 
 class CaptionEnvRunner(EnvRunner):

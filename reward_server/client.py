@@ -11,9 +11,9 @@ import ray
 from jaxtyping import Int64
 
 from reward_server.controls import hear_other_clips
+from reward_server.messages import ServedModel, ShardRequest, ShardScores, Supplies
 from reward_server.roster import Roster
-from reward_server.shard import ShardScores
-from reward_server.shard_actor import ServedModel, ShardHandle, ShardRequest, Supplies
+from reward_server.shard_handle import ShardHandle
 from rlcap.types import Clip, RewardBatch, RewardRequest
 
 PAUSE_S = 0.25

@@ -15,10 +15,12 @@ import ray
 from ray import ObjectRef
 
 from reward_server.client import Patience, ShardedRewardClient
+from reward_server.messages import ServedModel, ShardStatistics
 from reward_server.roster import Roster
 from reward_server.scoring import ClapReward
 from reward_server.shadow import ShadowScores
-from reward_server.shard_actor import ServedModel, ShardHandle, ShardStatistics
+from reward_server.shard_actor import start_shard
+from reward_server.shard_handle import ShardHandle
 from reward_server.swap import ProbeReport, judge_candidate, rank_agreement
 from reward_server.versioned_model import VersionedModel
 from rlcap.config.cluster import ClusterConfig
@@ -251,7 +253,7 @@ class RewardServer:
     def _start_shard(self) -> ShardHandle:
         name = f"shard-{self._num_started}"
         self._num_started += 1
-        return ShardHandle.start(name, self._config, self._cluster)
+        return start_shard(name, self._config, self._cluster)
 
     def _client(
         self, model: ServedModel, *, shadow: ServedModel | None = None, hears_other_clips: bool = False

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from reward_server.routing import owner
-from reward_server.shard_actor import ShardHandle
+from reward_server.shard_handle import ShardHandle
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from reward_server.shard import ShardScores
+from reward_server.messages import ShardScores
 
 NUM_LATEST = 4096
 """Captions that are compared."""

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 
 from reward_server.cache import CacheCounts, EmbeddingCache
 from reward_server.load_meter import LoadMeter, ShardLoad
+from reward_server.messages import ShardScores
 from reward_server.micro_batching import BatchCounts, MicroBatcher
 from reward_server.versioned_model import VersionedModel
 from rlcap.config.reward import RewardConfig
@@ -21,16 +22,6 @@ ReadClips = Callable[[Sequence[int]], list[Clip]]
 """Fetches clips of a request by their number in it."""
 Embedding = Float32[np.ndarray, " dim"]
 BYTES_PER_MB = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class ShardScores:
-    """Scores of one request by one version; NaN exactly where `failed`."""
-
-    scores: Float32[np.ndarray, " batch"]
-    failed: Bool[np.ndarray, " batch"]
-    failure_reasons: tuple[str, ...]
-    version: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.env.env_runner_group import EnvRunnerGroup
 
 from actors.audio_cursor import AudioCursor, CursorBatch
-from actors.env_runner import RewardReference
+from actors.messages import RewardReference
 from learner import saved_state
 from learner.group import hold_learners, learner_weights, load_learners, update_learners
 from learner.ppo_learner import LearnerResult, UsedBatch

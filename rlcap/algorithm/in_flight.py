@@ -11,7 +11,7 @@ from statistics import median
 import ray
 
 from actors.audio_cursor import CursorBatch
-from actors.env_runner import RewardReference
+from actors.messages import RewardReference
 
 LATE_FACTOR, LATE_S = 3.0, 1.0
 """A batch is late that takes this many times longer than most, and at least so long."""

@@ -8,14 +8,16 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 import ray
 
 from rlcap.config.cluster import ClusterConfig
-from rlcap.errors import ActorLostError, in_one_line
+from rlcap.errors import ActorLostError, RunError, in_one_line
+from rlcap.planning.placement import Node
+from rlcap.planning.processes import ProcessGroup, process_groups, shortages
 
 log = logging.getLogger(__name__)
 
@@ -93,15 +95,31 @@ def interrupts_held() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
+def running_nodes(address: str, gpu_bytes: int) -> list[Node]:
+    """Return the machines of a running cluster; the memory of their GPUs, which Ray does not know, is given.
+
+    Raises:
+        RunError: there is no cluster at that address.
+    """
+    try:
+        ray.init(address=address, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise RunError(f"no Ray cluster answers at cluster.ray_address={address}: {in_one_line(error)}") from error
+    try:
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    finally:
+        ray.shutdown()
+    return [
+        Node(node.get("CPU", 0.0), int(node.get("memory", 0)), int(node.get("GPU", 0)), gpu_bytes) for node in resources
+    ]
+
+
 def _start(cluster: ClusterConfig, num_shards: int) -> None:
+    groups = process_groups(cluster, num_shards)
     if cluster.ray_address:
         ray.init(address=cluster.ray_address, logging_level=logging.ERROR)
     else:
-        num_cpus = (
-            cluster.num_actors * cluster.actor_cpus
-            + num_shards * cluster.shard_cpus
-            + max(1, cluster.num_learners) * cluster.learner_cpus
-        )
+        num_cpus = sum(group.count * group.cpus for group in groups)
         ray.init(
             address="local",  # not a cluster that happens to run here, or that RAY_ADDRESS names
             num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
@@ -110,3 +128,17 @@ def _start(cluster: ClusterConfig, num_shards: int) -> None:
             log_to_driver=False,
             object_store_memory=OBJECT_STORE_BYTES,
         )
+    _require_room(groups, cluster)
+
+
+def _require_room(groups: Sequence[ProcessGroup], cluster: ClusterConfig) -> None:
+    """Raise RunError where Ray could never start all processes: it would wait for machines without a word."""
+    total = ray.cluster_resources()
+    missing = shortages(groups, total.get("CPU", 0.0), total.get("GPU", 0.0))
+    if missing and not cluster.autoscaling:
+        raise RunError(
+            f"{'; '.join(missing)}. Where machines join as they are asked for, set cluster.autoscaling=true; `rlcap "
+            "plan` places a run on paper"
+        )
+    for shortage in missing:
+        log.warning("machines must join before the run can start: %s", shortage)

@@ -27,7 +27,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from actors.audio_cursor import AudioCursor, CursorBatch
-from actors.env_runner import RewardReference, RolloutInfo
+from actors.messages import RewardReference, RolloutInfo
 from rlcap.algorithm.attendance import Attendance
 from rlcap.algorithm.batch_window import BatchWindow
 from rlcap.algorithm.in_flight import InFlight, Request, Task

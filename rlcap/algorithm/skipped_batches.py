@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from actors.audio_cursor import CursorBatch
-from actors.env_runner import RolloutInfo
+from actors.messages import RolloutInfo
 from rlcap.errors import DataError
 from rlcap.types import Quarantined
 

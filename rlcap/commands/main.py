@@ -16,12 +16,14 @@ from rlcap.commands import (
     data,
     evaluate,
     ledger,
+    plan,
     preferences,
     report,
     reward,
     stages,
     train,
 )
+from rlcap.commands.bench.simulate import spelt_out
 from rlcap.commands.parsing import HelpFormatter
 from rlcap.commands.terminal import FAULT, INTERRUPTED, LOST, USAGE, complain
 from rlcap.errors import ActorLostError, ConfigError, RlcapError
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command; return 0, 1 for a fault, 2 for wrong usage or settings, 75 for a lost process, 130 for Ctrl-C."""
-    parsed = _parser().parse_args(arguments)
+    parsed = _parser().parse_args(spelt_out(arguments))
     # Threads of OpenMP that spin while they wait stand in the way of the other processes of a run: thirty times slower
     # where cores are few. A moment of spinning (GNU's own setting, in turns) pays where steps are short. Both are read
     # when torch is first imported, here and in Ray's processes.
@@ -95,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         ledger,
         data,
         bench,
+        plan,
     )
     for module in modules:
         module.register(commands)

@@ -17,6 +17,8 @@ class ClusterConfig(Section):
     """Address of a Ray cluster, such as `auto` or `ray://head:10001`; empty: start Ray on this machine."""
     job_address: str = ""
     """Dashboard of a Ray cluster, such as `http://127.0.0.1:8265`: `rlcap train` hands the run over, and follows it."""
+    autoscaling: bool = False
+    """Start although the cluster is too small now, since machines join as they are asked for."""
     num_actors: int = 2
     """Processes that caption clips."""
     max_staleness: int = 0

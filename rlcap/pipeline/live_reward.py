@@ -17,8 +17,8 @@ import numpy as np
 import ray
 
 from reward_server.group import RewardServer
+from reward_server.messages import ShardStatistics
 from reward_server.scoring import ClapReward
-from reward_server.shard_actor import ShardStatistics
 from rlcap.algorithm.actor_changes import ActorCounts
 from rlcap.algorithm.caption_ppo import CaptionPPO
 from rlcap.algorithm.rollout_pipeline import CollectedBatch

@@ -1,11 +1,16 @@
 import os
+import re
 import signal
+from dataclasses import replace
 
 import pytest
 import ray
 
+from rlcap.algorithm import ray_session
 from rlcap.algorithm.ray_session import cluster_may_be_lost, interrupts_held, without_advice
-from rlcap.errors import ActorLostError
+from rlcap.config.cluster import ClusterConfig
+from rlcap.errors import ActorLostError, RunError
+from rlcap.planning.placement import Node
 
 
 def test_only_the_advice_is_kept_off_standard_error(capfd):
@@ -57,3 +62,39 @@ def test_a_mistake_of_ours_in_a_task_is_no_lost_cluster():
     failed = ray.exceptions.RayTaskError("score", "a traceback", TypeError("a mistake"))
     with pytest.raises(ray.exceptions.RayTaskError), cluster_may_be_lost():
         raise failed
+
+
+@pytest.mark.parametrize("autoscaling", [False, True])
+def test_a_cluster_that_could_never_hold_the_run_is_refused_unless_machines_may_join(monkeypatch, caplog, autoscaling):
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray_session.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_session.ray, "cluster_resources", lambda: {"CPU": 8.0})
+    fits = ClusterConfig(ray_address="auto", num_actors=6, autoscaling=autoscaling)
+    with ray_session.ray_session(fits, num_shards=2):
+        assert not caplog.records
+    larger = replace(fits, actor_gpus=0.5)
+    sentence = r"the run reserves 3 GPUs \(6 actors x 0.5\) and there are 0: lower cluster.num_actors"
+    if autoscaling:
+        with ray_session.ray_session(larger, num_shards=2):
+            assert re.search(sentence, caplog.text)
+    else:
+        with pytest.raises(RunError, match=sentence), ray_session.ray_session(larger, num_shards=2):
+            pass
+
+
+def test_the_machines_of_a_running_cluster_are_those_that_live(monkeypatch):
+    resources = {"CPU": 8.0, "GPU": 2.0, "memory": 5e9, "node:__internal_head__": 1.0}
+    nodes = [{"Alive": True, "Resources": resources}, {"Alive": False, "Resources": {}}]
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: None)
+    monkeypatch.setattr(ray_session.ray, "shutdown", lambda: None)
+    monkeypatch.setattr(ray_session.ray, "nodes", lambda: nodes)
+    assert ray_session.running_nodes("auto", gpu_bytes=80) == [Node(8.0, 5_000_000_000, num_gpus=2, gpu_bytes=80)]
+
+
+def test_an_address_where_nobody_answers_is_a_sentence(monkeypatch):
+    def refuse(**_):
+        raise ConnectionError("could not find any running Ray instance")
+
+    monkeypatch.setattr(ray_session.ray, "init", refuse)
+    with pytest.raises(RunError, match=r"no Ray cluster answers at cluster.ray_address=auto: could not find"):
+        ray_session.running_nodes("auto", gpu_bytes=80)

@@ -36,6 +36,8 @@ COMMANDS = [
     ["report"],
     ["data"],
     ["data", "check"],
+    ["bench", "simulate"],
+    ["plan"],
 ]
 READS_NOTHING = [["quickstart"], ["prefs"]]
 

@@ -1,0 +1,1 @@
+"""What a run needs, and whether a cluster holds it, before anything starts."""
