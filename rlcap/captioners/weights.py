@@ -6,6 +6,7 @@ state dict of tensors takes many times as long. numpy has no bfloat16: its bits 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,11 +83,17 @@ def load_into(module: nn.Module, weights: FlatWeights) -> None:
     """
     own = _distinct_tensors(module)
     _check_fit(own, weights)
+    sent = {dtype: _read_only(buffer).view(getattr(torch, dtype)) for dtype, buffer in weights.buffers.items()}
     for place in weights.places:
         target = own[place.name]
-        # Shared memory is read-only and torch has no read-only tensors: copy first, then hand over.
-        source = weights.buffers[place.dtype][place.start : place.start + target.numel()].copy()
-        target.copy_(torch.from_numpy(source).view(getattr(torch, place.dtype)).view(target.shape))
+        target.copy_(sent[place.dtype][place.start : place.start + target.numel()].view(target.shape))
+
+
+def _read_only(buffer: np.ndarray) -> Tensor:
+    """See a buffer as a tensor that must not be written to: torch has no read-only ones, and warns of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(buffer)
 
 
 def _distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
