@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlcap.commands.bench import learner, reward, sampler, swap, weights
+from rlcap.commands.bench import end_to_end, learner, reward, sampler, swap, weights
 from rlcap.commands.parsing import Commands, HelpFormatter
 
 _DETAILS = """\
@@ -26,5 +26,5 @@ def register(commands: Commands) -> None:
         formatter_class=HelpFormatter,
     )
     actions = bench.add_subparsers(title="actions", metavar="<action>", required=True)
-    for module in (reward, swap, sampler, learner, weights):
+    for module in (end_to_end, reward, swap, sampler, learner, weights):
         module.register(actions)
