@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlcap.commands.bench import end_to_end, learner, reward, sampler, swap, weights
+from rlcap.commands.bench import audio, end_to_end, learner, reward, sampler, swap, weights
 from rlcap.commands.parsing import Commands, HelpFormatter
 
 _DETAILS = """\
@@ -10,8 +10,9 @@ Measure the parts of a run on this machine, each beside what it could reach."""
 
 _MORE = """\
 examples:
-  rlcap bench reward
-  rlcap bench sampler --json sampler.json
+  rlcap bench end-to-end
+  rlcap bench sampler --json sampler.json --html sampler.html
+  rlcap bench sampler --compare sampler.json
 
 `rlcap bench <action> --help` says what an action measures."""
 
@@ -26,5 +27,5 @@ def register(commands: Commands) -> None:
         formatter_class=HelpFormatter,
     )
     actions = bench.add_subparsers(title="actions", metavar="<action>", required=True)
-    for module in (end_to_end, reward, swap, sampler, learner, weights):
+    for module in (end_to_end, sampler, learner, reward, swap, weights, audio):
         module.register(actions)
