@@ -78,7 +78,7 @@ def _bars(prefix: str, title: str, labels: Sequence[str], values: Sequence[float
     for place, label, value in zip(places, labels, values, strict=True):
         axes.text(0, place - 0.27, f"{label}  {_shown(value)}", fontsize=8, color=INK, va="bottom")
     axes.axvline(0, color=FAINT, linewidth=1)
-    axes.invert_yaxis()
+    axes.set_ylim(len(values) - 0.7, -0.8)
     axes.set_xlim(min(0.0, *values), max(*values, 0.0) or 1.0)
     axes.axis("off")
     described = ", ".join(f"{label} {_shown(value)}" for label, value in zip(labels, values, strict=True))

@@ -44,3 +44,15 @@ def test_a_whole_run_is_measured_beside_a_tight_loop(tmp_path, capsys):
     assert "share of tight loop" in told
     assert f"held up by {row['bottleneck']}" in told
     assert page.read_text().count("<svg") > 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--actors", "3", "training.clips_per_batch=16"], "--actors must divide training.clips_per_batch (16)"),
+        (["--staleness", "-1"], "--staleness 0 or more"),
+    ],
+)
+def test_a_run_that_could_not_be_measured_is_refused_in_a_sentence(arguments, complaint, capsys):
+    assert run(["bench", "end-to-end", *arguments]) == 2
+    assert complaint in capsys.readouterr().err
