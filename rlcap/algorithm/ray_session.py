@@ -83,6 +83,7 @@ def _start(cluster: ClusterConfig, num_shards: int, object_store_bytes: int) -> 
             + max(1, cluster.num_learners) * cluster.learner_cpus
         )
         ray.init(
+            address="local",  # without it, Ray would join a cluster that somebody else has started on this machine
             num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
             include_dashboard=False,
             logging_level=logging.ERROR,

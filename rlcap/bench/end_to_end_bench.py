@@ -19,7 +19,7 @@ from rlcap.algorithm.ray_session import ray_session, without_advice
 from rlcap.algorithm.settings import RunPlan
 from rlcap.bench.bottleneck import find_bottleneck
 from rlcap.bench.hardware import Hardware, describe_hardware
-from rlcap.bench.run_parts import RunParts, lay_out_parts
+from rlcap.bench.run_parts import EPOCH_UPDATES, RunParts, lay_out_parts
 from rlcap.bench.tight_loop import TightLoop, TightRound
 from rlcap.config.run import RunConfig
 from rlcap.errors import ConfigError
@@ -153,10 +153,11 @@ def _rounds(
     tight = TightLoop(parts, num_threads)
     with _real_run(parts) as algorithm:
         for number in range(num_rounds + 1):
+            updates = num_updates if number else max(num_updates, EPOCH_UPDATES)
             _let_actors_finish(algorithm)
-            tight_round = tight.run(num_updates)
+            tight_round = tight.run(updates)
             torch.set_num_threads(max(1, int(parts.config.cluster.actor_cpus)))  # the learner lives in this process
-            found = _run_round(algorithm, parts, num_updates)
+            found = _run_round(algorithm, parts, updates)
             if number:
                 yield tight_round, found
 

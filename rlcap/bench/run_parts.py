@@ -18,7 +18,8 @@ from rlcap.config.captioner import CaptionerConfig
 from rlcap.config.run import RunConfig
 from rlcap.types import Clip
 
-NUM_CLIPS = 256
+EPOCH_UPDATES = 2
+"""Updates that an epoch takes: once these are over the reward model has heard every clip, as in all later epochs."""
 NUM_TEXTS = 4096
 """Captions of the synthetic world, whose words a random captioner knows."""
 
@@ -63,7 +64,8 @@ class RunParts:
 def lay_out_parts(config: RunConfig, directory: Path) -> RunParts:
     """Write clips of noise, the captioner and the reward model; random ones where the settings name none."""
     rng = np.random.default_rng(config.seed)
-    waveforms = (rng.standard_normal(int(CLIP_S * SAMPLE_RATE_HZ)).astype(np.float32) / 10 for _ in range(NUM_CLIPS))
+    num_clips = EPOCH_UPDATES * config.training.clips_per_batch
+    waveforms = (rng.standard_normal(int(CLIP_S * SAMPLE_RATE_HZ)).astype(np.float32) / 10 for _ in range(num_clips))
     clips = (Clip(f"bench-{number}", waveform, SAMPLE_RATE_HZ) for number, waveform in enumerate(waveforms))
     write_clip_store(directory / "clips.arrow", ((clip, "{}") for clip in clips))
     baseline, reward = directory / "baseline", directory / "reward"
