@@ -55,14 +55,16 @@ def main(kind: str, num_steps: int, num_threads: int) -> None:
 
     clock = _Clock()
     with tempfile.TemporaryDirectory() as directory:
+        gpt2(words).save_pretrained(directory)  # TRL loads its reference from where the policy came from
         trainer = trainer_class(
-            model=gpt2(words),
+            model=directory,
             reward_funcs=reward,
             processing_class=words,
             train_dataset=Dataset.from_list(_prompts(num_steps + NUM_WARM_UP)),
             callbacks=[clock],
             args=config_class(
                 output_dir=directory,
+                model_init_kwargs={"dtype": "float32"},
                 per_device_train_batch_size=NUM_CAPTIONS,
                 num_generations=SAMPLES_PER_PROMPT,
                 max_completion_length=NUM_TOKENS,
