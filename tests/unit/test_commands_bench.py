@@ -117,3 +117,11 @@ def test_rows_are_compared_by_what_they_are_and_not_by_where_they_stand():
 def test_what_holds_a_run_up_is_named_with_the_setting_to_change(changed, setting):
     idle = {"max_staleness": 1, "learner_idle": 0.0, "actor_idle": 0.0, "cores_busy": 0.5, "reward_share": 0.1}
     assert setting in find_bottleneck(**{**idle, **changed})
+
+
+@pytest.mark.parametrize("option", ["--actors", "--megabytes"])
+def test_a_sweep_is_given_with_commas(option, capsys):
+    with pytest.raises(SystemExit) as left:
+        run(["bench", "weights", option, "1;2"])
+    assert left.value.code == 2
+    assert "expected numbers such as" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from rlcap.commands.bench.output import add_outputs, deliver
+from rlcap.commands.bench.sweep import numbers
 from rlcap.commands.parsing import Commands, add_command, add_overrides
 from rlcap.commands.terminal import aligned, say
 
@@ -27,7 +28,7 @@ writes:
 _MORE = """\
 examples:
   rlcap bench end-to-end
-  rlcap bench end-to-end --actors 1 2 4 --staleness 0 1 --json end_to_end.json
+  rlcap bench end-to-end --actors 1,2,4 --staleness 0,1 --json end_to_end.json
   rlcap bench end-to-end captioner.checkpoint=runs/latest/captioners/tuned reward.checkpoint=runs/latest/reward
 
 settings most often changed:
@@ -41,9 +42,9 @@ def register(actions: Commands) -> None:
     action = add_command(
         actions, "end-to-end", _run, summary="speed of a whole run, beside a tight loop", details=_DETAILS, more=_MORE
     )
-    action.add_argument("--actors", type=int, nargs="+", default=[1], metavar="N", help="numbers of actors (1)")
+    action.add_argument("--actors", type=numbers, default=[1], metavar="N,N", help="numbers of actors (1)")
     action.add_argument(
-        "--staleness", type=int, nargs="+", default=[0, 1], metavar="N", help="bounds on the staleness (0 1)"
+        "--staleness", type=numbers, default=[0, 1], metavar="N,N", help="bounds on the staleness (0,1)"
     )
     action.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each measurement (5)")
     action.add_argument("--updates", type=int, default=5, metavar="N", help="updates in a turn (5)")

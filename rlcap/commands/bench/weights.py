@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from rlcap.commands.bench.output import add_outputs, deliver
+from rlcap.commands.bench.sweep import numbers, sizes
 from rlcap.commands.parsing import Commands, add_command
 from rlcap.commands.terminal import aligned, say
 
@@ -26,7 +27,7 @@ writes:
 _MORE = """\
 examples:
   rlcap bench weights
-  rlcap bench weights --megabytes 50 500 --actors 1 4 --json weights.json"""
+  rlcap bench weights --megabytes 50,500 --actors 1,4 --json weights.json"""
 
 
 def register(actions: Commands) -> None:
@@ -34,10 +35,8 @@ def register(actions: Commands) -> None:
     action = add_command(
         actions, "weights", _run, summary="speed of weights on their way to actors", details=_DETAILS, more=_MORE
     )
-    action.add_argument(
-        "--megabytes", type=float, nargs="+", default=[500.0], metavar="MB", help="sizes in float32 (500)"
-    )
-    action.add_argument("--actors", type=int, nargs="+", default=[4], metavar="N", help="numbers of actors (4)")
+    action.add_argument("--megabytes", type=sizes, default=[500.0], metavar="MB,MB", help="sizes in float32 (500)")
+    action.add_argument("--actors", type=numbers, default=[4], metavar="N,N", help="numbers of actors (4)")
     action.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each measurement (5)")
     add_outputs(action)
 
