@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import torch
 
+from reward_server.fitting import limited_threads
 from reward_server.group import RewardServer
 from rlcap.algorithm.caption_ppo import CaptionPPO, build_algorithm
 from rlcap.algorithm.ray_session import ray_session, without_advice
@@ -151,12 +151,12 @@ def _rounds(
 ) -> Iterator[tuple[TightRound, RunRound]]:
     """Take turns; the first turn of each warms up and is not counted."""
     tight = TightLoop(parts, num_threads)
-    with _real_run(parts) as algorithm:
+    # The learner lives in this process, and the tight loop sets its own number of threads.
+    with _real_run(parts) as algorithm, limited_threads(max(1, int(parts.config.cluster.actor_cpus))):
         for number in range(num_rounds + 1):
             updates = num_updates if number else max(num_updates, EPOCH_UPDATES)
             _let_actors_finish(algorithm)
             tight_round = tight.run(updates)
-            torch.set_num_threads(max(1, int(parts.config.cluster.actor_cpus)))  # the learner lives in this process
             found = _run_round(algorithm, parts, updates)
             if number:
                 yield tight_round, found

@@ -3,7 +3,8 @@ import signal
 
 import pytest
 
-from rlcap.algorithm.ray_session import interrupts_held, without_advice
+from rlcap.algorithm.ray_session import interrupts_held, ray_session, without_advice
+from rlcap.config.cluster import ClusterConfig
 
 
 def test_only_the_advice_is_kept_off_standard_error(capfd):
@@ -43,3 +44,15 @@ def test_a_second_interrupt_does_not_wait():
 def test_a_fault_in_the_block_is_told_before_the_interrupt():
     with pytest.raises(ValueError, match="no room"):
         interrupted([], fault=ValueError("no room"))
+
+
+def test_a_session_of_its_own_joins_no_cluster_that_happens_to_run_here(monkeypatch):
+    asked = []
+    monkeypatch.setattr("ray.init", lambda **settings: asked.append(settings))
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    with ray_session(ClusterConfig(), 1, object_store_bytes=123):
+        pass
+    with ray_session(ClusterConfig(ray_address="ray://head:10001"), 1):
+        pass
+    assert [settings["address"] for settings in asked] == ["local", "ray://head:10001"]
+    assert asked[0]["object_store_memory"] == 123
