@@ -43,12 +43,14 @@ def without_advice() -> Iterator[None]:
 
 
 @contextmanager
-def ray_session(cluster: ClusterConfig, num_shards: int) -> Iterator[None]:
+def ray_session(
+    cluster: ClusterConfig, num_shards: int, *, object_store_bytes: int = OBJECT_STORE_BYTES
+) -> Iterator[None]:
     """Connect to `cluster.ray_address`, or start Ray here with room for all processes of a run."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own default from its next release
     try:
         with interrupts_held():
-            _start(cluster, num_shards)
+            _start(cluster, num_shards, object_store_bytes)
         yield
     finally:
         ray.shutdown()
@@ -114,7 +116,7 @@ def running_nodes(address: str, gpu_bytes: int) -> list[Node]:
     ]
 
 
-def _start(cluster: ClusterConfig, num_shards: int) -> None:
+def _start(cluster: ClusterConfig, num_shards: int, object_store_bytes: int) -> None:
     groups = process_groups(cluster, num_shards)
     if cluster.ray_address:
         ray.init(address=cluster.ray_address, logging_level=logging.ERROR)
@@ -126,7 +128,7 @@ def _start(cluster: ClusterConfig, num_shards: int) -> None:
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,
-            object_store_memory=OBJECT_STORE_BYTES,
+            object_store_memory=object_store_bytes,
         )
     _require_room(groups, cluster)
 

@@ -274,7 +274,7 @@ def _algorithm(job: TuningJob, server: RewardServer) -> Iterator[CaptionPPO]:
         with_greedy=config.algorithm.kind is AlgorithmKind.scst,
     )
     client = server.client(hear_other_clips=job.hear_other_clips)
-    plan = RunPlan(actor, client, _learning(config), config.training, config.cluster, config.seed)
+    plan = RunPlan(actor, client, learning_settings(config), config.training, config.cluster, config.seed)
     with without_advice():
         algorithm = build_algorithm(plan)
     try:
@@ -283,7 +283,7 @@ def _algorithm(job: TuningJob, server: RewardServer) -> Iterator[CaptionPPO]:
         algorithm.stop()
 
 
-def _learning(config: RunConfig) -> PPOConfig:
+def learning_settings(config: RunConfig) -> PPOConfig:
     """The learner's settings: log-probs of a sampler in bfloat16 are off by more than a rounding error."""
     rounded = Precision.bfloat16 in (config.sampling.precision, config.cluster.weights_precision)
     recompute = config.algorithm.recompute_log_probs or rounded

@@ -98,3 +98,16 @@ def test_an_address_where_nobody_answers_is_a_sentence(monkeypatch):
     monkeypatch.setattr(ray_session.ray, "init", refuse)
     with pytest.raises(RunError, match=r"no Ray cluster answers at cluster.ray_address=auto: could not find"):
         ray_session.running_nodes("auto", gpu_bytes=80)
+
+
+def test_a_session_of_its_own_joins_no_cluster_that_happens_to_run_here(monkeypatch):
+    asked = []
+    monkeypatch.setattr("ray.init", lambda **settings: asked.append(settings))
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0})
+    with ray_session.ray_session(ClusterConfig(), 1, object_store_bytes=123):
+        pass
+    with ray_session.ray_session(ClusterConfig(ray_address="ray://head:10001"), 1):
+        pass
+    assert [settings["address"] for settings in asked] == ["local", "ray://head:10001"]
+    assert asked[0]["object_store_memory"] == 123

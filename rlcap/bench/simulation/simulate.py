@@ -20,7 +20,7 @@ from rlcap.bench.simulation.sleeping_actor import start_sleeping_actors
 from rlcap.bench.simulation.sleeping_learner import SimulatedPPO, build_simulated_algorithm
 from rlcap.bench.simulation.sleeping_reward import SleepingReward
 from rlcap.bench.simulation.speeds import Shape, Speeds, ideal_rate
-from rlcap.captioners.loading import build_prefix_captioner
+from rlcap.captioners.prefix_parts import build_prefix_captioner
 from rlcap.captioners.tokenizer import build_word_tokenizer
 from rlcap.config.captioner import CaptionerConfig
 from rlcap.config.cluster import ClusterConfig

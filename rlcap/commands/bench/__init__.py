@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlcap.commands.bench import learner, reward, sampler, simulate, swap
+from rlcap.commands.bench import audio, end_to_end, learner, reward, sampler, simulate, swap, weights
 from rlcap.commands.parsing import Commands, HelpFormatter
 
 _DETAILS = """\
@@ -10,8 +10,9 @@ Measure the parts of a run on this machine, each beside what it could reach."""
 
 _MORE = """\
 examples:
-  rlcap bench reward
-  rlcap bench sampler --json sampler.json
+  rlcap bench end-to-end
+  rlcap bench sampler --json sampler.json --html sampler.html
+  rlcap bench sampler --compare sampler.json
   rlcap bench --simulate cluster.num_actors=16 cluster.max_staleness=4
 
 `rlcap bench <action> --help` says what an action measures."""
@@ -27,5 +28,5 @@ def register(commands: Commands) -> None:
         formatter_class=HelpFormatter,
     )
     actions = bench.add_subparsers(title="actions", metavar="<action>", required=True)
-    for module in (reward, swap, sampler, learner, simulate):
+    for module in (end_to_end, sampler, learner, reward, swap, weights, audio, simulate):
         module.register(actions)
