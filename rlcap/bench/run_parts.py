@@ -11,7 +11,8 @@ import torch
 from actors.env_runner import ActorPlan
 from rlcap.audio.arrow_store import ClipStore, write_clip_store
 from rlcap.bench.reward_load import CLIP_S, SAMPLE_RATE_HZ, bench_captions, bench_model
-from rlcap.captioners.prefix_parts import build_prefix_captioner, load_captioner
+from rlcap.captioners.loading import load_captioner
+from rlcap.captioners.prefix_parts import build_prefix_captioner
 from rlcap.captioners.tokenizer import build_word_tokenizer
 from rlcap.config.algorithm import AlgorithmKind
 from rlcap.config.captioner import CaptionerConfig
