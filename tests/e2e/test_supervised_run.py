@@ -19,6 +19,8 @@ from rlcap.metrics import read_metrics
 from rlcap.pipeline.rollout_ledger import check_ledger, read_ledger
 from rlcap.run_directory import RunDirectory
 
+BY_CHANCE = ("time/", "reward_server/", "checkpoint/", "actors/present", "actors/doubled_batches")
+"""Metrics of the clock and of processes begin so."""
 RLCAP = Path(sys.executable).with_name("rlcap")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 NUM_UPDATES = int(os.environ.get("RLCAP_UPDATES_UNDER_KILLS", "40"))
@@ -75,7 +77,7 @@ def without_clock(run):
     return {
         name: values
         for name, values in read_metrics(run).to_pydict().items()
-        if not name.startswith(("time/", "reward_server/", "checkpoint/")) and not name.endswith("_s")
+        if not name.startswith(BY_CHANCE) and not name.endswith(("_s", "_ms"))
     }
 
 
