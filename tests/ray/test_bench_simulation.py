@@ -9,6 +9,7 @@ def test_two_sleeping_actors_reach_most_of_the_ideal_rate_and_the_figures_are_wh
     file = tmp_path / "simulation.json"
     speeds = ["--actor-seconds", "0.3", "--reward-seconds", "0.02", "--learner-seconds", "0.1", "--seconds", "3"]
     settings = ["cluster.num_actors=2", "reward.num_shards=1", "cluster.max_staleness=2"]
+    settings += ["training.clips_per_batch=16", "training.batches_per_update=2", "training.samples_per_clip=4"]
     assert run(["bench", "--simulate", *speeds, "--json", str(file), *settings]) == 0
     figures = json.loads(file.read_text())
     (rate,) = figures["rates"]
