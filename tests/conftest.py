@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
+from hypothesis import settings
 
 from rlcap.config.run import RunConfig
 from rlcap.config.training import TrackingConfig
@@ -22,6 +23,9 @@ from rlcap.types import Clip
 
 # A job that was started in the background ignores Ctrl-C, and so would all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The same examples each time; and machines may be busy.
+settings.register_profile("rlcap", deadline=None, derandomize=True)
+settings.load_profile("rlcap")
 
 SCENES = (
     (

@@ -8,7 +8,12 @@ from rlcap.commands.main import run
 
 SIZE = ["--parameters", "8e9", "--layers", "32", "--width", "4096", "--vocabulary", "150000", "--parameter-bytes", "2"]
 MACHINE = ["--gpus", "8", "--gpu-memory", "80", "--memory", "512", "--cpus", "64"]
-LORA = ["captioner.decoder=lora", "captioner.gradient_checkpointing=true", "sampling.precision=bfloat16"]
+LORA = [
+    "captioner.checkpoint=a-model",
+    "captioner.decoder=lora",
+    "captioner.gradient_checkpointing=true",
+    "sampling.precision=bfloat16",
+]
 GPUS = ["cluster.num_learners=1", "cluster.learner_gpus=1", "cluster.actor_gpus=1", "cluster.shard_gpus=0.5"]
 SMALL = ["algorithm.microbatch_size=8", "training.batches_per_update=4"]
 

@@ -13,6 +13,7 @@ SIZE = CaptionerSize(7_000_000_000, layers=32, width=4096, kv_width=1024, vocabu
 HALF_SIZE = replace(SIZE, parameter_bytes=2)
 SEQUENCES = Sequences(context_tokens=780, feature_bytes=1_000_000)
 SETTINGS = (
+    "captioner.checkpoint=a-model",
     "training.clips_per_batch=8",
     "training.batches_per_update=2",
     "training.samples_per_clip=4",
