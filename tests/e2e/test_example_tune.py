@@ -1,0 +1,29 @@
+"""The search with Ray Tune, as the page on scaling out gives it, at its smallest."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLE = Path(__file__).parents[2] / "examples/tune.py"
+
+
+def test_a_search_tries_settings_and_names_the_best(tmp_path):
+    environment = {**os.environ, "NUM_TRIALS": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, "experiment=smoke"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    settings = " ".join([r"algorithm\.\w+=[\d.e-]+"] * 3)
+    assert re.search(
+        rf"^win rate \d\.\d+, KL -?\d+\.\d: rlcap train {setting} {setting} {setting}$", done.stdout, re.MULTILINE
+    )
+    (summary,) = tmp_path.glob("runs/tune/*/summary.json")
+    assert summary.with_name("report.html").exists()
