@@ -148,7 +148,7 @@ class CaptionPPO(Algorithm):
         Snapshots are written one at a time, in any thread.
         """
         cursor = self._cursor_at(self._pipeline.next_batch)
-        state = {"update": self._update, "cursor": cursor.state_dict(), "counts": self._actor_counts()}
+        state = {"update": self._update, "cursor": cursor.state_dict(), "counts": self._batch_counts()}
         return partial(self._write, state, self._weights, hold_learners(self.learner_group))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -307,8 +307,10 @@ class CaptionPPO(Algorithm):
         return cursor
 
     def _actor_counts(self) -> dict[str, float]:
+        return {"actors/present": float(len(self._pipeline.present)), **self._batch_counts()}
+
+    def _batch_counts(self) -> dict[str, float]:
         return {
-            "actors/present": float(len(self._pipeline.present)),
             "actors/lost_batches": float(self._pipeline.num_lost),
             "actors/skipped_batches": float(self._pipeline.num_skipped),
             "actors/rescored_batches": float(self._pipeline.num_rescored),
