@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from actors.env_runner import ActorPlan
 from reward_server.group import RewardServer
 from rlcap.algorithm.caption_ppo import CAPTIONER, CaptionPPO, UpdateReport, build_algorithm
+from rlcap.algorithm.prometheus import PrometheusTracker
 from rlcap.algorithm.ray_session import without_advice
 from rlcap.algorithm.settings import RunPlan
 from rlcap.audio.quarantine import QuarantineList
@@ -134,7 +135,8 @@ class _Loop:
         self._quarantine = QuarantineList.load(run.quarantine)
         self._failures = read_failures(run)
         self._saved_sizes = len(self._quarantine), len(self._failures)
-        self._metrics = MetricsWriter(run, job.config.tracking)
+        prometheus = [PrometheusTracker(run.path.resolve().name)] if job.config.tracking.prometheus else []
+        self._metrics = MetricsWriter(run, job.config.tracking, prometheus)
         self._metrics.truncate_after(algorithm.num_updates_done)
         self._samples = _read_samples(run, up_to=algorithm.num_updates_done)
         self._ledger = LedgerWriter(run, len(job.source), algorithm.num_updates_done)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 from tiny_models import WHISPER_PROMPT, save_tiny_model
 
+from rlcap.algorithm.prometheus import EXPORTED_PREFIX, gauge_name
 from rlcap.captioners.loading import load_captioner
 
 RLCAP = Path(sys.executable).with_name("rlcap")
@@ -89,6 +91,14 @@ def test_the_job_leaves_everything_that_it_promises(finished):
     assert (run_dir / "report.html").stat().st_size > 10_000
     assert [path.name for path in sorted((run_dir / "checkpoints").iterdir())] == ["update-000001", "update-000002"]
     assert not list((run_dir.parents[1] / "runs/cache").glob("*.unfinished*"))
+
+
+def test_the_dashboard_of_grafana_asks_for_what_a_run_writes(finished):
+    written = pq.read_table(finished[0] / "metrics.parquet").column_names
+    dashboard = Path(__file__).parents[2] / "cluster/grafana/rlcap.json"
+    asked = set(re.findall(r"ray_rlcap_\w+", dashboard.read_text()))
+    of_shards = {name for name in asked if re.search("queue|latency", name)}  # a shard is looked at after seconds
+    assert asked - of_shards <= {EXPORTED_PREFIX + gauge_name(metric).name for metric in written}
 
 
 def test_a_run_captions_any_file(finished, workplace):
