@@ -18,6 +18,7 @@ from rlcap.algorithm.caption_ppo import CAPTIONER, CaptionPPO, UpdateReport, bui
 from rlcap.algorithm.prometheus import PrometheusTracker
 from rlcap.algorithm.ray_session import without_advice
 from rlcap.algorithm.settings import RunPlan
+from rlcap.algorithm.spans import SpanLog
 from rlcap.audio.quarantine import QuarantineList
 from rlcap.checkpoint import latest_good, newest_update
 from rlcap.checkpoint_mirror import CheckpointMirror, newest_good
@@ -32,6 +33,7 @@ from rlcap.pipeline.live_reward import LiveReward
 from rlcap.pipeline.progress import progress_bar
 from rlcap.pipeline.reward_history import last_reward
 from rlcap.pipeline.rollout_ledger import LedgerWriter
+from rlcap.pipeline.timeline import Timeline
 from rlcap.protocols import AudioSource
 from rlcap.restarts import Restarts
 from rlcap.run_directory import RunDirectory
@@ -138,6 +140,8 @@ class _Loop:
         prometheus = [PrometheusTracker(run.path.resolve().name)] if job.config.tracking.prometheus else []
         self._metrics = MetricsWriter(run, job.config.tracking, prometheus)
         self._metrics.truncate_after(algorithm.num_updates_done)
+        self._timeline = Timeline(run.timeline) if job.config.profile else None
+        self._spans = SpanLog()
         self._samples = _read_samples(run, up_to=algorithm.num_updates_done)
         self._ledger = LedgerWriter(run, len(job.source), algorithm.num_updates_done)
         self._checkpoints = Checkpointer(run, job.config.training, mirror, newest=algorithm.num_updates_done)
@@ -174,7 +178,11 @@ class _Loop:
         if report.update % self._training.sample_every_updates == 0 or report.update == 1:
             self._samples += self._sample_rows(report)
         if report.update % self._training.checkpoint_every_updates == 0:
-            self._checkpoints.begin(report.update, self._snapshot)
+            with self._spans.span("checkpoint"):
+                self._checkpoints.begin(report.update, self._snapshot)
+        spans = self._spans.take()
+        if self._timeline is not None:
+            self._timeline.note(report, spans)
 
     def _stopped_by(self, guard: GuardError) -> GuardError:
         """Set aside what the guard calls spoilt, and add to its message where the run can go on."""
