@@ -30,7 +30,7 @@ from rlcap.metrics import MetricsWriter
 from rlcap.pipeline.checkpointing import Checkpointer
 from rlcap.pipeline.interrupt import StopRequested, StopSignal
 from rlcap.pipeline.live_reward import LiveReward
-from rlcap.pipeline.progress import progress_bar
+from rlcap.pipeline.live_view import Standing, live_view
 from rlcap.pipeline.reward_history import last_reward
 from rlcap.pipeline.rollout_ledger import LedgerWriter
 from rlcap.pipeline.timeline import Timeline
@@ -150,13 +150,14 @@ class _Loop:
         """Train to the last update."""
         remaining = range(self._algorithm.num_updates_done, self._training.num_updates)
         try:
-            with progress_bar(f"PPO ({self._job.name})", len(remaining)) as advance:
+            with live_view(f"PPO ({self._job.name})", len(remaining)) as show:
                 for _ in remaining:
                     stop.check()
                     self._algorithm.train()
                     report = self._algorithm.last_report
-                    self._record(report)
-                    advance(_note(report))
+                    metrics = self._record(report)
+                    caption = str(self._samples[-1]["caption"]) if self._samples else ""
+                    show(Standing(metrics, caption, self._checkpoints.newest))
             self._checkpoints.finish(self._algorithm.num_updates_done, self._snapshot)
         except StopRequested:
             self._checkpoints.finish(self._algorithm.num_updates_done, self._snapshot)
@@ -167,9 +168,11 @@ class _Loop:
             self._checkpoints.close()
             self._metrics.close()
 
-    def _record(self, report: UpdateReport) -> None:
+    def _record(self, report: UpdateReport) -> dict[str, float]:
+        """Write down what an update has brought; returns its metrics, those of reward and checkpoints included."""
         reward_metrics = self._reward.note_update(report.update, report.batches[0])
-        self._metrics.log(report.update, {**report.metrics, **reward_metrics, **self._checkpoints.metrics()})
+        metrics = {**report.metrics, **reward_metrics, **self._checkpoints.metrics()}
+        self._metrics.log(report.update, metrics)
         self._checkpoints.note(report.metrics)
         self._ledger.note(report)
         self._quarantine.add(report.quarantined)
@@ -183,6 +186,7 @@ class _Loop:
         spans = self._spans.take()
         if self._timeline is not None:
             self._timeline.note(report, spans)
+        return metrics
 
     def _stopped_by(self, guard: GuardError) -> GuardError:
         """Set aside what the guard calls spoilt, and add to its message where the run can go on."""
@@ -317,12 +321,3 @@ def _read_samples(run: RunDirectory, up_to: int) -> list[dict[str, object]]:
     table = pq.read_table(run.samples, schema=SAMPLES_SCHEMA, filters=[("update", "<=", up_to)])
     rows: list[dict[str, object]] = table.to_pylist()
     return rows
-
-
-def _note(report: UpdateReport) -> str:
-    metrics = report.metrics
-    return (
-        f"reward {metrics.get('rollout/reward_mean', float('nan')):+.2f}  "
-        f"KL {metrics.get('rollout/kl_to_reference', float('nan')):.1f}  "
-        f"{metrics['time/captions_per_s']:.0f} captions/s"
-    )
