@@ -45,7 +45,7 @@ class MetricsWriter:
     """
 
     def __init__(self, run: RunDirectory, tracking: TrackingConfig, also: Sequence[Tracker] = ()) -> None:
-        """Open the run's metrics and trackers; those of `also` are told as well, and stay the caller's to close."""
+        """Open the run's metrics and trackers; those of `also` are told as well, and closed with the writer."""
         self._run = run
         self._tracking = tracking
         self._also = tuple(also)
@@ -98,6 +98,8 @@ class MetricsWriter:
         with self._waiting_for_room():
             self.flush()
         self._close_trackers()
+        for tracker in self._also:
+            tracker.close()
 
     def _append_to_journal(self) -> None:
         text = "".join(json.dumps(row) + "\n" for row in self._pending[self._num_in_journal :]).encode()
@@ -128,6 +130,7 @@ class MetricsWriter:
             self._is_waiting = False
 
     def _close_trackers(self) -> None:
+        """Close those that were opened here."""
         for tracker in self._trackers:
             if tracker not in self._also:
                 tracker.close()

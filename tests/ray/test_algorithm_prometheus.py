@@ -7,12 +7,15 @@ import urllib.request
 import pytest
 import ray
 
+from rlcap.algorithm import prometheus
 from rlcap.algorithm.prometheus import PrometheusTracker
 from rlcap.config.training import TrackingConfig
 from rlcap.metrics import MetricsWriter
 from rlcap.run_directory import RunDirectory
 
 PATIENCE_S = 60
+KEPT_S = 2
+"""Ray keeps a number for two intervals, which are one second at least."""
 
 
 @pytest.fixture
@@ -36,18 +39,26 @@ def scraped(address):
         with urllib.request.urlopen(address, timeout=5) as answer:
             return re.findall(r'^(ray_rlcap_\w+)\{.*\brun="bees".*\} (\S+)$', answer.read().decode(), re.MULTILINE)
     except OSError:  # the exporter comes up after the node
-        return []
+        return ["no answer"]
 
 
-def test_prometheus_reads_the_latest_numbers_of_a_run_from_the_exporter_of_a_node(exporter, tmp_path):
+def wait_for(wanted, exporter):
+    deadline = time.monotonic() + PATIENCE_S
+    while set(found := scraped(exporter)) != wanted and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert set(found) == wanted
+
+
+def test_prometheus_reads_the_latest_numbers_of_a_run_until_it_ends(exporter, tmp_path, monkeypatch):
+    monkeypatch.setattr(prometheus, "REFRESH_S", 0.5)
     tracker = PrometheusTracker("bees")
     writer = MetricsWriter(RunDirectory(tmp_path), TrackingConfig(tensorboard=False), [tracker])
     writer.log(1, {"rollout/reward_mean": 0.25})
     writer.truncate_after(0)
     writer.log(1, {"rollout/reward_mean": 0.5})
     wanted = {("ray_rlcap_update", "1.0"), ("ray_rlcap_rollout_reward_mean", "0.5")}
-    deadline = time.monotonic() + PATIENCE_S
-    while set(found := scraped(exporter)) != wanted and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert set(found) == wanted
+    wait_for(wanted, exporter)
+    time.sleep(2 * KEPT_S)
+    wait_for(wanted, exporter)
     writer.close()
+    wait_for(set(), exporter)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -17,19 +18,21 @@ class FakeGauge:
     """Holds the last value by its tags, and refuses others than it was made with."""
 
     made: list["FakeGauge"]
+    was_set: threading.Semaphore
 
-    def __init__(self, name, description="", tag_keys=()):
+    def __init__(self, name, tag_keys):
         self.name, self.tag_keys, self.values = name, tag_keys, {}
         self.made.append(self)
 
     def set(self, value, tags):
         assert set(tags) == set(self.tag_keys)
+        self.was_set.release()
         self.values[tuple(tags[key] for key in self.tag_keys)] = value
 
 
 @pytest.fixture
 def gauges(monkeypatch):
-    FakeGauge.made = []
+    FakeGauge.made, FakeGauge.was_set = [], threading.Semaphore(0)
     monkeypatch.setattr(prometheus, "Gauge", FakeGauge)
     return FakeGauge.made
 
@@ -65,12 +68,28 @@ def test_each_metric_of_an_update_is_set_under_the_name_of_the_run(gauges):
         "rlcap_rollout_reward_mean": {("bees",): 0.5},
         "rlcap_reward_server_queue": {("bees", "a"): 2.0, ("bees", "b"): 4.0},
     }
+    tracker.close()
+
+
+def test_numbers_are_set_again_until_the_tracker_is_closed(gauges, monkeypatch):
+    monkeypatch.setattr(prometheus, "REFRESH_S", 0.01)
+    tracker = PrometheusTracker("bees")
+    tracker.log(1, {"rollout/greedy_reward_mean": 0.5})
+    tracker.log(2, {})
+    for gauge in gauges:
+        gauge.values.clear()
+    assert all(FakeGauge.was_set.acquire(timeout=10) for _ in range(6))
+    tracker.close()
+    assert [gauge.values for gauge in gauges] == [{("bees",): 2.0}, {}], "what the latest update lacks is left alone"
+    assert "prometheus" not in {thread.name for thread in threading.enumerate()}
 
 
 def test_no_two_metrics_share_a_gauge(gauges):
     metrics = list(documented_metrics())
     assert len(metrics) > 50
-    PrometheusTracker("bees").log(1, dict.fromkeys(metrics, 0.0))
+    tracker = PrometheusTracker("bees")
+    tracker.log(1, dict.fromkeys(metrics, 0.0))
+    tracker.close()
     assert sum(len(gauge.values) for gauge in gauges) == len(metrics) + 1
 
 
