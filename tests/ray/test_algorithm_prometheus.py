@@ -19,15 +19,16 @@ KEPT_S = 2
 
 
 @pytest.fixture
-def exporter():
-    """The address of a node's exporter."""
+def exporter(monkeypatch):
+    """The address of a node's exporter, which hears of the driver's gauges every second."""
+    monkeypatch.setenv("RAY_metrics_report_interval_ms", "1000")  # for the processes of Ray
     ray.init(
         address="local",
         num_cpus=1,
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=80 * 1024**2,
-        _system_config={"metrics_report_interval_ms": 500},
+        _system_config={"metrics_report_interval_ms": 1000},
     )
     node = ray.nodes()[0]
     yield f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
