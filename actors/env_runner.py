@@ -96,7 +96,7 @@ class CaptionEnvRunner(EnvRunner):
         The batch that will probably be asked for next is decoded meanwhile. Called with two returns: the rollouts stay
         in the object store, the info goes to the driver.
         """
-        start = time.monotonic()
+        start, began_at_s = time.monotonic(), time.time()
         if policy_version != self._policy_version:
             load_into(self._actor.policy, weights)
             self._policy_version = policy_version
@@ -111,6 +111,7 @@ class CaptionEnvRunner(EnvRunner):
             reward_version=result.scored.rewards.reward_version if result.scored else "",
             num_captions=len(result.scored.rollouts.captions) if result.scored else 0,
             audio_s=result.audio_s,
+            began_at_s=began_at_s,
             wall_s=time.monotonic() - start,
             decode_wait_s=result.decode_wait_s,
             load_s=load_s,

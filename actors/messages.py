@@ -28,6 +28,8 @@ class RolloutInfo:
     """0 where no clip of the batch could be used: then there are no rollouts."""
     audio_s: float
     """Seconds of audio heard."""
+    began_at_s: float
+    """When the actor took the batch up, in seconds since the epoch, by the clock of its machine."""
     wall_s: float
     decode_wait_s: float
     """How long the audio let the captioner wait."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,9 +44,11 @@ class MetricsWriter:
     tenth of it, so that the cost of a row does not grow with the run. While the disk is full, rows wait in memory.
     """
 
-    def __init__(self, run: RunDirectory, tracking: TrackingConfig) -> None:
+    def __init__(self, run: RunDirectory, tracking: TrackingConfig, also: Sequence[Tracker] = ()) -> None:
+        """Open the run's metrics and trackers; those of `also` are told as well, and closed with the writer."""
         self._run = run
         self._tracking = tracking
+        self._also = tuple(also)
         table = read_metrics(run)
         self._last_update = _last_update(table)
         self._num_rows = table.num_rows
@@ -55,7 +57,7 @@ class MetricsWriter:
         self._journal_bytes = 0
         self._is_waiting = False
         self._fold(table)
-        self._trackers = _open_trackers(run, tracking)
+        self._trackers = [*_open_trackers(run, tracking), *self._also]
 
     def log(self, update: int, metrics: Mapping[str, float]) -> None:
         """Record the metrics of one update; updates must increase.
@@ -89,13 +91,15 @@ class MetricsWriter:
         self._fold(table.filter(pc.less_equal(table["update"], update)))
         self._last_update = min(self._last_update, update)
         self._close_trackers()
-        self._trackers = _open_trackers(self._run, self._tracking, first_update=update + 1)
+        self._trackers = [*_open_trackers(self._run, self._tracking, first_update=update + 1), *self._also]
 
     def close(self) -> None:
         """Write everything out."""
         with self._waiting_for_room():
             self.flush()
         self._close_trackers()
+        for tracker in self._also:
+            tracker.close()
 
     def _append_to_journal(self) -> None:
         text = "".join(json.dumps(row) + "\n" for row in self._pending[self._num_in_journal :]).encode()
@@ -126,8 +130,10 @@ class MetricsWriter:
             self._is_waiting = False
 
     def _close_trackers(self) -> None:
+        """Close those that were opened here."""
         for tracker in self._trackers:
-            tracker.close()
+            if tracker not in self._also:
+                tracker.close()
 
     def _fold(self, table: pa.Table) -> None:
         """Make `table` the content of `metrics.parquet`, and empty the journal; no row, no file."""

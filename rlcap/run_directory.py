@@ -43,6 +43,11 @@ class RunDirectory:
         return self.path / "tensorboard"
 
     @property
+    def timeline(self) -> Path:
+        """When each process did what, as a Chrome trace."""
+        return self.path / "timeline.json"
+
+    @property
     def checkpoints(self) -> Path:
         """One folder a checkpoint."""
         return self.path / "checkpoints"
@@ -190,7 +195,7 @@ def _check_free(run: RunDirectory) -> None:
 
 def _clear(run: RunDirectory) -> None:
     """Remove what a start that came to nothing has left: it is not of the new run."""
-    for file in (run.quarantine, run.failures, run.samples, run.report, run.reward_history):
+    for file in (run.quarantine, run.failures, run.samples, run.report, run.reward_history, run.timeline):
         file.unlink(missing_ok=True)
     for folder in (run.tensorboard, run.baseline, run.control, run.reward_models, run.ledger):
         shutil.rmtree(folder, ignore_errors=True)

@@ -32,6 +32,7 @@ from rlcap.algorithm.actor_changes import ActorChange, ActorChanges, ActorCounts
 from rlcap.algorithm.actor_start import first_ready, spaces_at_hand
 from rlcap.algorithm.rollout_pipeline import MAX_ATTEMPTS, CollectedBatch, RolloutPipeline
 from rlcap.algorithm.settings import CaptionPPOConfig, RunPlan, algorithm_config
+from rlcap.algorithm.spans import LEARN, PUBLISH, WAIT, Span, SpanLog
 from rlcap.algorithm.standpoints import standpoints
 from rlcap.algorithm.watchdog import Watchdog
 from rlcap.captioners.loading import load_captioner
@@ -62,6 +63,8 @@ class UpdateReport:
     """The same batches, as the learner saw them."""
     skipped: tuple[CursorBatch, ...] = ()
     """Batches of the stream that came before, and of which no clip could be used."""
+    spans: tuple[Span, ...] = ()
+    """What the training loop was at."""
 
     def first_rollouts(self) -> ScoredRollouts | None:
         """Fetch the first batch, for sample captions; None where it was lost since, as with a node."""
@@ -89,6 +92,7 @@ class CaptionPPO(Algorithm):
         self._update = 0
         self._changes = ActorChanges()
         self._learning = False
+        self._spans = SpanLog()
         self.check_interrupt = lambda: None
         with spaces_at_hand():
             super().setup(config)
@@ -104,7 +108,8 @@ class CaptionPPO(Algorithm):
         with self._watchdog.watching():
             batches, result, waited_s = self._collect_and_update()
         self._update += 1
-        sent = self._publish(result)
+        with self._spans.span(PUBLISH):
+            sent = self._publish(result)
         done = time.monotonic()
         timings = _timings(batches, waited_s=waited_s, wall_s=done - start)
         self.last_report = UpdateReport(
@@ -118,6 +123,7 @@ class CaptionPPO(Algorithm):
             batches=tuple(batches),
             used=result.used,
             skipped=self._skipped_since(first, batches),
+            spans=self._spans.take(),
         )
         for name, value in self.last_report.metrics.items():
             self.metrics.log_value((METRICS, name), value, window=1)
@@ -127,9 +133,10 @@ class CaptionPPO(Algorithm):
         waited_s = 0.0
         for _ in range(MAX_ATTEMPTS):
             start = time.monotonic()
-            batches = self._pipeline.collect(self._update)
+            with self._spans.span(WAIT):
+                batches = self._pipeline.collect(self._update)
             waited_s += time.monotonic() - start
-            with self._pipeline.feeding(), self._learning_noted():
+            with self._pipeline.feeding(), self._learning_noted(), self._spans.span(LEARN):
                 rollouts = [batch.rollouts for batch in batches]
                 result = update_learners(self.learner_group, rollouts, self._plan.cluster.learner_timeout_s)
             if not result.missing:

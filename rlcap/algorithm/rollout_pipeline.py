@@ -54,6 +54,7 @@ class CollectedBatch:
     """Of whom it was scored."""
     rollouts: ray.ObjectRef
     info: RolloutInfo
+    actor_id: int
 
 
 class RolloutPipeline:
@@ -339,7 +340,9 @@ class RolloutPipeline:
         task = request.task
         if info.num_captions:
             self._skipped.note_usable()
-            self._ready[task.batch.batch_index] = CollectedBatch(task.batch, task.reward, request.rollouts, info)
+            self._ready[task.batch.batch_index] = CollectedBatch(
+                task.batch, task.reward, request.rollouts, info, request.actor_id
+            )
         else:
             self.num_skipped += 1
             self._window.skip(task.batch.batch_index)

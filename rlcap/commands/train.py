@@ -75,7 +75,8 @@ settings most often changed:
   training.checkpoint_dir         where they are copied to: s3://..., gs://..., file:///...
   cluster=local|ray|job           this machine, the Ray cluster that it is part of, or one elsewhere, by Ray Jobs
   cluster.job_address             where that one's dashboard answers
-  tracking.wandb, tracking.mlflow also log there"""
+  tracking.wandb, tracking.mlflow also log there; tracking.prometheus=true offers the metrics by Ray's exporter
+  profile=true                    write timeline.json, which ui.perfetto.dev shows: who did what when"""
 
 
 def register(commands: Commands) -> None:

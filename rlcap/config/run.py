@@ -31,6 +31,8 @@ class RunConfig(Section):
     """Folder of stage results that later runs reuse."""
     resume: bool = False
     """Continue the run in `run_dir` (empty: the latest one) from its last good checkpoint."""
+    profile: bool = False
+    """Write `timeline.json`: when the training loop and each actor did what, for chrome://tracing and Perfetto."""
     data: DataConfig = field(default_factory=DataConfig)
     captioner: CaptionerConfig = field(default_factory=CaptionerConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

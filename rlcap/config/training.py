@@ -90,6 +90,8 @@ class TrackingConfig(Section):
     """Log to Weights & Biases; needs the `wandb` extra."""
     mlflow: bool = False
     """Log to MLflow; needs the `mlflow` extra."""
+    prometheus: bool = False
+    """Let Ray's exporter offer every metric to Prometheus; `cluster/grafana/rlcap.json` shows them."""
     project: str = "rlcap"
     """Project (Weights & Biases) or experiment (MLflow) that runs are filed under."""
 

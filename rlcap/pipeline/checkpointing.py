@@ -43,6 +43,11 @@ class Checkpointer:
         self._write_s = 0.0
         self._values: list[float] = []
 
+    @property
+    def newest(self) -> int:
+        """The update of the newest checkpoint that is whole; 0 where there is none."""
+        return self._newest
+
     def note(self, metrics: Mapping[str, float]) -> None:
         """Remember how good the policy of an update is."""
         if not self._training.keep_best:

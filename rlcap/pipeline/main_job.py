@@ -115,7 +115,8 @@ class _MainJob:
     def _control(self, name: str, reward: Path, *, hear_other_clips: bool = False) -> Path:
         """Run PPO again with a reward that is deaf, or hears the wrong clip; cached, since nobody tunes it further."""
         training = replace(self._config.training, checkpoint_dir="")
-        config = replace(self._config, tracking=TrackingConfig(tensorboard=False), training=training)
+        tracking = TrackingConfig(tensorboard=False)
+        config = replace(self._config, tracking=tracking, training=training, profile=False)
         baseline = self._stages.baseline
         job = replace(self._tuning_job(name, baseline.path, reward), config=config, hear_other_clips=hear_other_clips)
         facts = {

@@ -27,9 +27,14 @@ Advance = Callable[[str], None]
 @contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Advance]:
     """Show a bar of `total` steps; the value is called after each of them."""
-    with Progress(*_columns(CONSOLE.width), console=CONSOLE) as progress:
+    with make_bar(CONSOLE) as progress:
         task = progress.add_task(description, total=total, note="")
         yield lambda note: progress.update(task, advance=1, note=note)
+
+
+def make_bar(console: Console) -> Progress:
+    """Make a bar for a terminal; its tasks need a `note`."""
+    return Progress(*_columns(console.width), console=console)
 
 
 def _columns(width: int) -> Sequence[ProgressColumn]:

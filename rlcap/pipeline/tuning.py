@@ -15,8 +15,10 @@ import pyarrow.parquet as pq
 from actors.env_runner import ActorPlan
 from reward_server.group import RewardServer
 from rlcap.algorithm.caption_ppo import CAPTIONER, CaptionPPO, UpdateReport, build_algorithm
+from rlcap.algorithm.prometheus import PrometheusTracker
 from rlcap.algorithm.ray_session import without_advice
 from rlcap.algorithm.settings import RunPlan
+from rlcap.algorithm.spans import SpanLog
 from rlcap.audio.quarantine import QuarantineList
 from rlcap.checkpoint import latest_good, newest_update
 from rlcap.checkpoint_mirror import CheckpointMirror, newest_good
@@ -28,9 +30,10 @@ from rlcap.metrics import MetricsWriter
 from rlcap.pipeline.checkpointing import Checkpointer
 from rlcap.pipeline.interrupt import StopRequested, StopSignal
 from rlcap.pipeline.live_reward import LiveReward
-from rlcap.pipeline.progress import progress_bar
+from rlcap.pipeline.live_view import Standing, live_view
 from rlcap.pipeline.reward_history import last_reward
 from rlcap.pipeline.rollout_ledger import LedgerWriter
+from rlcap.pipeline.timeline import Timeline
 from rlcap.protocols import AudioSource
 from rlcap.restarts import Restarts
 from rlcap.run_directory import RunDirectory
@@ -134,8 +137,11 @@ class _Loop:
         self._quarantine = QuarantineList.load(run.quarantine)
         self._failures = read_failures(run)
         self._saved_sizes = len(self._quarantine), len(self._failures)
-        self._metrics = MetricsWriter(run, job.config.tracking)
+        prometheus = [PrometheusTracker(run.path.resolve().name)] if job.config.tracking.prometheus else []
+        self._metrics = MetricsWriter(run, job.config.tracking, prometheus)
         self._metrics.truncate_after(algorithm.num_updates_done)
+        self._timeline = Timeline(run.timeline) if job.config.profile else None
+        self._spans = SpanLog()
         self._samples = _read_samples(run, up_to=algorithm.num_updates_done)
         self._ledger = LedgerWriter(run, len(job.source), algorithm.num_updates_done)
         self._checkpoints = Checkpointer(run, job.config.training, mirror, newest=algorithm.num_updates_done)
@@ -144,13 +150,14 @@ class _Loop:
         """Train to the last update."""
         remaining = range(self._algorithm.num_updates_done, self._training.num_updates)
         try:
-            with progress_bar(f"PPO ({self._job.name})", len(remaining)) as advance:
+            with live_view(f"PPO ({self._job.name})", len(remaining)) as show:
                 for _ in remaining:
                     stop.check()
                     self._algorithm.train()
                     report = self._algorithm.last_report
-                    self._record(report)
-                    advance(_note(report))
+                    metrics = self._record(report)
+                    caption = str(self._samples[-1]["caption"]) if self._samples else ""
+                    show(Standing(metrics, caption, self._checkpoints.newest))
             self._checkpoints.finish(self._algorithm.num_updates_done, self._snapshot)
         except StopRequested:
             self._checkpoints.finish(self._algorithm.num_updates_done, self._snapshot)
@@ -161,9 +168,11 @@ class _Loop:
             self._checkpoints.close()
             self._metrics.close()
 
-    def _record(self, report: UpdateReport) -> None:
+    def _record(self, report: UpdateReport) -> dict[str, float]:
+        """Write down what an update has brought; returns its metrics, those of reward and checkpoints included."""
         reward_metrics = self._reward.note_update(report.update, report.batches[0])
-        self._metrics.log(report.update, {**report.metrics, **reward_metrics, **self._checkpoints.metrics()})
+        metrics = {**report.metrics, **reward_metrics, **self._checkpoints.metrics()}
+        self._metrics.log(report.update, metrics)
         self._checkpoints.note(report.metrics)
         self._ledger.note(report)
         self._quarantine.add(report.quarantined)
@@ -172,7 +181,12 @@ class _Loop:
         if report.update % self._training.sample_every_updates == 0 or report.update == 1:
             self._samples += self._sample_rows(report)
         if report.update % self._training.checkpoint_every_updates == 0:
-            self._checkpoints.begin(report.update, self._snapshot)
+            with self._spans.span("checkpoint"):
+                self._checkpoints.begin(report.update, self._snapshot)
+        spans = self._spans.take()
+        if self._timeline is not None:
+            self._timeline.note(report, spans)
+        return metrics
 
     def _stopped_by(self, guard: GuardError) -> GuardError:
         """Set aside what the guard calls spoilt, and add to its message where the run can go on."""
@@ -307,12 +321,3 @@ def _read_samples(run: RunDirectory, up_to: int) -> list[dict[str, object]]:
     table = pq.read_table(run.samples, schema=SAMPLES_SCHEMA, filters=[("update", "<=", up_to)])
     rows: list[dict[str, object]] = table.to_pylist()
     return rows
-
-
-def _note(report: UpdateReport) -> str:
-    metrics = report.metrics
-    return (
-        f"reward {metrics.get('rollout/reward_mean', float('nan')):+.2f}  "
-        f"KL {metrics.get('rollout/kl_to_reference', float('nan')):.1f}  "
-        f"{metrics['time/captions_per_s']:.0f} captions/s"
-    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 import soundfile
 from tiny_models import WHISPER_PROMPT, save_tiny_model
 
+from rlcap.algorithm.prometheus import EXPORTED_PREFIX, gauge_name
 from rlcap.captioners.loading import load_captioner
 
 RLCAP = Path(sys.executable).with_name("rlcap")
@@ -68,7 +70,7 @@ def workplace(tmp_path_factory):
 def finished(workplace):
     """The smoke experiment, run once; its result and what it said."""
     run_dir = workplace / "runs/smoke"
-    code, out, err = rlcap("train", "experiment=smoke", f"run_dir={run_dir}", cwd=workplace)
+    code, out, err = rlcap("train", "experiment=smoke", f"run_dir={run_dir}", "profile=true", cwd=workplace)
     assert code == 0, err
     return run_dir, out, err
 
@@ -89,6 +91,27 @@ def test_the_job_leaves_everything_that_it_promises(finished):
     assert (run_dir / "report.html").stat().st_size > 10_000
     assert [path.name for path in sorted((run_dir / "checkpoints").iterdir())] == ["update-000001", "update-000002"]
     assert not list((run_dir.parents[1] / "runs/cache").glob("*.unfinished*"))
+
+
+def test_the_dashboard_of_grafana_asks_for_what_a_run_writes(finished):
+    written = pq.read_table(finished[0] / "metrics.parquet").column_names
+    dashboard = Path(__file__).parents[2] / "cluster/grafana/rlcap.json"
+    asked = set(re.findall(r"ray_rlcap_\w+", dashboard.read_text()))
+    of_shards = {name for name in asked if re.search("queue|latency", name)}  # a shard is looked at after seconds
+    assert asked - of_shards <= {EXPORTED_PREFIX + gauge_name(metric).name for metric in written}
+
+
+def test_the_timeline_of_a_run_shows_the_training_loop_and_its_actor(finished):
+    events = json.loads((finished[0] / "timeline.json").read_text())["traceEvents"]
+    spans = [event for event in events if event["ph"] == "X"]
+    loop, actor = ([span for span in spans if span["pid"] == process] for process in (1, 2))
+    of_an_update = ["wait for rollouts", "learn", "publish weights", "checkpoint"]
+    assert [span["name"] for span in loop] == ["update 1", *of_an_update, "update 2", *of_an_update]
+    assert {"batch 0", "batch 1", "batch 2", "batch 3", "load weights"} <= {span["name"] for span in actor}
+    first_wait = loop[1]
+    first_batch = next(span for span in actor if span["name"] == "batch 0")
+    assert first_wait["ts"] <= first_batch["ts"]
+    assert first_batch["ts"] + first_batch["dur"] <= first_wait["ts"] + first_wait["dur"] + 1000, "one clock, one ms"
 
 
 def test_a_run_captions_any_file(finished, workplace):

@@ -84,7 +84,7 @@ class SleepingActor:
         upcoming: CursorBatch,  # noqa: ARG002 - there is nothing to decode
     ) -> tuple[ScoredRollouts, RolloutInfo]:
         """Take over new weights, sleep, and have captions scored."""
-        start = time.monotonic()
+        start, began_at_s = time.monotonic(), time.time()
         self._sheet.turn_to(Doing.loading)
         if policy_version != self._policy_version:
             np.copyto(self._weights, weights)
@@ -105,6 +105,7 @@ class SleepingActor:
             reward_version=rewards.reward_version,
             num_captions=len(rollouts.captions),
             audio_s=CLIP_S * len(clips),
+            began_at_s=began_at_s,
             wall_s=time.monotonic() - start,
             decode_wait_s=0.0,
             load_s=loaded - start,
