@@ -11,6 +11,7 @@ from actors.audio_cursor import CursorBatch
 from actors.reading_ahead import ReadingAhead
 from actors.sampler import sample_captions
 from rlcap.captioners.captioner import Captioner, Encoding
+from rlcap.captioners.packed_linears import packed_linears
 from rlcap.config.captioner import SamplingConfig
 from rlcap.config.precision import Precision
 from rlcap.protocols import AudioSource, RewardClient
@@ -101,14 +102,15 @@ class CaptionActor:
             top_k=self._sampling.top_k,
             top_p=self._sampling.top_p,
         )
-        reference = self._reference.log_probs(
-            self._reference.encode(*heard),
-            clip_index,
-            sampled.tokens,
-            sampled.action_mask,
-            self._sampling.temperature,
-            sampled.support_sizes,
-        )
+        with packed_linears(self._reference):
+            reference = self._reference.log_probs(
+                self._reference.encode(*heard),
+                clip_index,
+                sampled.tokens,
+                sampled.action_mask,
+                self._sampling.temperature,
+                sampled.support_sizes,
+            )
         rollouts = RolloutBatch(
             clip_ids=tuple(clip.clip_id for clip in clips),
             features=features,

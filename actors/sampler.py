@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from rlcap.captioners.captioner import Captioner, Encoding
 from rlcap.captioners.distribution import DrawnTokens, draw
+from rlcap.captioners.packed_linears import packed_linears
 
 COMPACT_BELOW = 0.75
 """Finished rows leave the batch once fewer than this share of its rows is still growing."""
@@ -55,25 +57,26 @@ def sample_captions(
         top_k: draw from that many of the most probable tokens; 0 means all.
         top_p: and of those, from the fewest that hold this share of the probability.
     """
-    rows = _OpenRows(captioner, len(clip_index), clip_index.device)
-    state, hidden = captioner.begin(encoding, clip_index, max_new_tokens)
-    for t in range(max_new_tokens):
-        logits = captioner.next_token_logits(hidden, rows.all_at(t == 0))
-        drawn = draw(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
-        tokens = rows.append(drawn, hidden)
-        if t + 1 == max_new_tokens:
-            break
-        if (t + 1) % rows.look_every == 0:
-            num_open = int(rows.is_open.sum())
-            if num_open == 0:
+    with nullcontext() if captioner.steps_are_compiled else packed_linears(captioner):
+        rows = _OpenRows(captioner, len(clip_index), clip_index.device)
+        state, hidden = captioner.begin(encoding, clip_index, max_new_tokens)
+        for t in range(max_new_tokens):
+            logits = captioner.next_token_logits(hidden, rows.all_at(t == 0))
+            drawn = draw(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
+            tokens = rows.append(drawn, hidden)
+            if t + 1 == max_new_tokens:
                 break
-            if state.can_shrink and num_open < COMPACT_BELOW * len(rows.is_open):
-                kept = rows.is_open.nonzero().squeeze(-1)
-                state.select_rows(kept)
-                rows.select(kept)
-                tokens = tokens[kept]
-        hidden = captioner.step(state, tokens)
-    return rows.captions()
+            if (t + 1) % rows.look_every == 0:
+                num_open = int(rows.is_open.sum())
+                if num_open == 0:
+                    break
+                if state.can_shrink and num_open < COMPACT_BELOW * len(rows.is_open):
+                    kept = rows.is_open.nonzero().squeeze(-1)
+                    state.select_rows(kept)
+                    rows.select(kept)
+                    tokens = tokens[kept]
+            hidden = captioner.step(state, tokens)
+        return rows.captions()
 
 
 @dataclass(frozen=True, slots=True)

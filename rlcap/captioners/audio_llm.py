@@ -112,6 +112,7 @@ class AudioLlmCaptioner(PretrainedCaptioner):
     def compile_steps(self, backend: str = "inductor") -> None:
         """Compile `step`, with shapes that never change."""
         self._decoder.compile_steps(backend)
+        self.steps_are_compiled = True
 
     def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
         """Project to the vocabulary."""

@@ -78,6 +78,8 @@ class Captioner(nn.Module, ABC):
     """Never written."""
     forbidden_first_tokens: tuple[int, ...] = ()
     """Not written at the start of a caption either."""
+    steps_are_compiled: bool = False
+    """Whether `compile_steps` was called."""
 
     @abstractmethod
     def features(self, clips: Sequence[Clip]) -> PolicyFeatures:

@@ -131,6 +131,7 @@ class PrefixCaptioner(TunedCaptioner):
     def compile_steps(self, backend: str = "inductor") -> None:
         """Compile `step`, with shapes that never change."""
         self._decoder.compile_steps(backend)
+        self.steps_are_compiled = True
 
     def begin(
         self, encoding: Encoding, clip_index: Int[Tensor, " batch"], max_new_tokens: int

@@ -1,0 +1,57 @@
+"""Linear layers by oneDNN, their weights packed once a batch: on CPUs of many makers twice as fast as torch's default.
+
+Torch multiplies float32 by MKL, which does not use the widest instructions of other makers' CPUs, and rearranges the
+weights at every call: much of the work where rows are few, as in a decoding step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+Forward = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def packed_linears(module: nn.Module) -> Iterator[None]:
+    """Let the linear layers of a module on a CPU run by oneDNN inside the block, without gradients.
+
+    A layer is packed when it is first called; what is written to its weights inside the block is not seen.
+    """
+    layers = (
+        [layer for layer in module.modules() if _can_be_packed(layer)] if torch.backends.mkldnn.is_available() else []
+    )
+    for layer in layers:
+        layer.forward = _packing(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _can_be_packed(layer: nn.Module) -> bool:
+    # Subclasses may do more than multiply, and a forward of its own is somebody else's.
+    if type(layer) not in (nn.Linear, Conv1D) or "forward" in vars(layer):
+        return False
+    weight: Any = layer.weight
+    return bool(weight.dtype == torch.float32 and weight.device.type == "cpu")
+
+
+def _packing(layer: Any) -> Forward:  # noqa: ANN401 - two classes without a common one
+    packed: list[Tensor] = []
+
+    def forward(inputs: Tensor) -> Tensor:
+        if not packed:
+            weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()
+            num_rows = inputs.numel() // inputs.shape[-1]
+            packed.append(torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), num_rows))
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, packed[0], layer.bias, "none", [], "")
+        return output
+
+    return forward
