@@ -26,6 +26,7 @@ from rlcap.bench.policies import (
     seconds,
 )
 from rlcap.captioners.captioner import Encoding
+from rlcap.captioners.packed_linears import packed_linears
 from rlcap.captioners.prefix import PrefixCaptioner
 from rlcap.pipeline.progress import progress_bar
 
@@ -123,11 +124,12 @@ def _generate(captioner: PrefixCaptioner, encoding: Encoding, clip_index: Int[Te
 @torch.inference_mode()
 def _model_alone(captioner: PrefixCaptioner, encoding: Encoding, clip_index: Int[Tensor, " batch"]) -> None:
     """Run the decoder and the critic as the sampler does, drawing nothing."""
-    state, hidden = captioner.begin(encoding, clip_index, MAX_TOKENS)
-    seen = []
-    for t in range(MAX_TOKENS):
-        captioner.logits(hidden)
-        seen.append(hidden)
-        if t + 1 < MAX_TOKENS:
-            hidden = captioner.step(state, clip_index)
-    captioner.value(torch.cat(seen))
+    with packed_linears(captioner):
+        state, hidden = captioner.begin(encoding, clip_index, MAX_TOKENS)
+        seen = []
+        for t in range(MAX_TOKENS):
+            captioner.logits(hidden)
+            seen.append(hidden)
+            if t + 1 < MAX_TOKENS:
+                hidden = captioner.step(state, clip_index)
+        captioner.value(torch.cat(seen))
