@@ -25,7 +25,7 @@ lint: $(INSTALLED)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit --numprocesses auto --maxprocesses 4
-	$(BIN)/pytest tests/ray tests/e2e --numprocesses 2 --dist loadfile
+	$(BIN)/pytest tests/e2e tests/ray --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # A command of that name is not enough: a version manager's stand-in may exist and fail.
 $(BIN)/python:
