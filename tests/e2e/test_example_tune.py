@@ -24,5 +24,5 @@ def test_a_search_tries_settings_and_names_the_best(tmp_path):
     setting = r"algorithm\.\w+=[\d.e-]+"
     best = rf"win rate \d\.\d+, KL -?\d+\.\d: rlcap train {setting} {setting} {setting}"
     assert re.search(f"^{best}$", done.stdout, re.MULTILINE)
-    (summary,) = tmp_path.glob("runs/tune/*/summary.json")
+    (summary,) = tmp_path.glob("runs/tune/run_trial_*/summary.json")
     assert summary.with_name("report.html").exists()
