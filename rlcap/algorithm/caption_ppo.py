@@ -30,7 +30,8 @@ from learner.group import hold_learners, learner_weights, load_learners, update_
 from learner.ppo_learner import LearnerResult, UsedBatch
 from rlcap.algorithm.actor_changes import ActorChange, ActorChanges, ActorCounts
 from rlcap.algorithm.actor_start import first_ready, spaces_at_hand
-from rlcap.algorithm.rollout_pipeline import MAX_ATTEMPTS, CollectedBatch, RolloutPipeline
+from rlcap.algorithm.ready_batches import CollectedBatch
+from rlcap.algorithm.rollout_pipeline import MAX_ATTEMPTS, RolloutPipeline
 from rlcap.algorithm.settings import CaptionPPOConfig, RunPlan, algorithm_config
 from rlcap.algorithm.spans import LEARN, PUBLISH, WAIT, Span, SpanLog
 from rlcap.algorithm.standpoints import standpoints

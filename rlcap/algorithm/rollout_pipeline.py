@@ -20,17 +20,18 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.audio_cursor import AudioCursor, CursorBatch
+from actors.audio_cursor import AudioCursor
 from actors.messages import RewardReference, RolloutInfo
 from rlcap.algorithm.attendance import Attendance
 from rlcap.algorithm.batch_window import BatchWindow
 from rlcap.algorithm.in_flight import InFlight, Request, Task
+from rlcap.algorithm.ready_batches import CollectedBatch, ReadyBatches
 from rlcap.algorithm.skipped_batches import SkippedBatches
 from rlcap.errors import ActorLostError, RlcapError, RunError, in_one_line
 from rlcap.types import Quarantined
@@ -43,18 +44,6 @@ POLL_S = 0.2
 """Longest uninterrupted wait, so that Ctrl-C is noticed."""
 FEED_POLL_S = 0.02
 """The same while the learner updates, which must not wait long for the feeding to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class CollectedBatch:
-    """One cursor batch, captioned and scored; the rollouts stay in Ray's object store."""
-
-    batch: CursorBatch
-    reward: RewardReference
-    """Of whom it was scored."""
-    rollouts: ray.ObjectRef
-    info: RolloutInfo
-    actor_id: int
 
 
 class RolloutPipeline:
@@ -86,7 +75,7 @@ class RolloutPipeline:
         self._lock = threading.RLock()  # held whenever what follows is read or changed, never while waiting
         self._in_flight = InFlight(timeout_s * self._max_in_flight)
         self._waiting: list[Task] = []  # to be asked for again
-        self._ready: dict[int, CollectedBatch] = {}
+        self._ready = ReadyBatches(batches_per_update)
         self._skipped = SkippedBatches(cursor.num_clips)
         self._num_answers = 0
         self._update = 0
@@ -179,7 +168,7 @@ class RolloutPipeline:
                     self.num_lost += 1
                     self._waiting.append(Task(batch.batch, batch.reward))
                 else:
-                    self._ready[batch.batch.batch_index] = batch
+                    self._ready.add(batch)
 
     @contextmanager
     def feeding(self) -> Iterator[None]:
@@ -210,34 +199,21 @@ class RolloutPipeline:
     def _hand_out(self) -> list[CollectedBatch] | None:
         """Return an update's batches once all are there; until then, ask for what may be asked for."""
         with self._lock:
-            self._send_strays_back()
-            found = self._ready_for_update()
-            if len(found) < self._batches_per_update:
+            wanted = self._window.wanted
+            strays = self._ready.take_strays(wanted)
+            self.num_rescored += len(strays)
+            self._waiting += strays
+            found = self._ready.take(wanted)
+            if found is None:
                 self._submit()
                 return None
             for batch in found:
                 assert 0 <= self._update - batch.info.policy_version <= self._max_staleness, "the bound on staleness"
-                del self._ready[batch.batch.batch_index]
             self._window.hand_out()
             self._rewards.pop(self._update, None)
             self._update += 1
             self._submit()  # the actors go on while the learner updates
             return found
-
-    def _ready_for_update(self) -> list[CollectedBatch]:
-        return [self._ready[index] for index in self._window.wanted if index in self._ready]
-
-    def _send_strays_back(self) -> None:
-        """Have batches scored again that moved up from behind a swap, when one before them was skipped."""
-        found = self._ready_for_update()
-        if len(found) < self._batches_per_update:
-            return
-        last = found[-1]
-        for stray in found:
-            if stray.info.reward_version != last.info.reward_version:
-                self.num_rescored += 1
-                del self._ready[stray.batch.batch_index]
-                self._waiting.append(Task(stray.batch, last.reward))
 
     def _submit(self) -> None:
         while self._ask_one():
@@ -340,9 +316,7 @@ class RolloutPipeline:
         task = request.task
         if info.num_captions:
             self._skipped.note_usable()
-            self._ready[task.batch.batch_index] = CollectedBatch(
-                task.batch, task.reward, request.rollouts, info, request.actor_id
-            )
+            self._ready.add(CollectedBatch(task.batch, task.reward, request.rollouts, info, request.actor_id))
         else:
             self.num_skipped += 1
             self._window.skip(task.batch.batch_index)

@@ -21,7 +21,7 @@ from reward_server.messages import ShardStatistics
 from reward_server.scoring import ClapReward
 from rlcap.algorithm.actor_changes import ActorCounts
 from rlcap.algorithm.caption_ppo import CaptionPPO
-from rlcap.algorithm.rollout_pipeline import CollectedBatch
+from rlcap.algorithm.ready_batches import CollectedBatch
 from rlcap.errors import RewardError, RlcapError, RunError
 from rlcap.mailbox import Mailbox, Message
 from rlcap.pipeline.progress import announce

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from rlcap.algorithm.caption_ppo import UpdateReport
-from rlcap.algorithm.rollout_pipeline import CollectedBatch
+from rlcap.algorithm.ready_batches import CollectedBatch
 from rlcap.algorithm.spans import Span
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import pytest
 from actors.audio_cursor import AudioCursor
 from actors.messages import RolloutInfo
 from rlcap.algorithm.caption_ppo import UpdateReport
-from rlcap.algorithm.rollout_pipeline import CollectedBatch
+from rlcap.algorithm.ready_batches import CollectedBatch
 from rlcap.algorithm.spans import LEARN, PUBLISH, WAIT, Span, SpanLog
 from rlcap.pipeline.timeline import Timeline
 
