@@ -16,9 +16,9 @@ from reward_server.bootstrap import resample_clips
 from reward_server.clap import Clap
 from reward_server.heads import EnsembleHead, Head, MlpHead, build_head, member_seeds
 from reward_server.lora import add_adapters, merge_adapters
+from reward_server.pair_table import PairTable, rows_of_parts
 from reward_server.tower_inputs import HeardAudio, TowerInputs, tower_inputs
 from rlcap.config.reward import FinetuneTowers, HeadConfig, HeadKind
-from rlcap.errors import DataError
 from rlcap.evaluation.scored_pairs import ScoredPairs
 from rlcap.preferences.bradley_terry import bradley_terry_loss
 from rlcap.preferences.clip_split import ClipSplit
@@ -97,8 +97,8 @@ def fit_preferences(
     Raises:
         DataError: a pair names a clip without audio, or a part of the split is empty.
     """
-    table = _PairTable.build([*pairs, *matching], clip_ids)
-    training, validation, heldout = _parts(pairs, split or draw_split(pairs, config, seed=seed))
+    table = PairTable.build([*pairs, *matching], clip_ids)
+    training, validation, heldout = rows_of_parts(pairs, split or draw_split(pairs, config, seed=seed))
     training = torch.cat([training, torch.arange(len(pairs), len(pairs) + len(matching))])
     tuned, head = copy.deepcopy(clap), build_head(config, clap.embedding_dim, seed=seed)
     tunes = FinetuneTowers.none if config.kind is HeadKind.cosine else config.finetune_towers
@@ -139,7 +139,7 @@ def draw_split(pairs: Sequence[PreferencePair], config: HeadConfig, *, seed: int
 def _fit_heads(
     inputs: TowerInputs,
     head: Head,
-    table: _PairTable,
+    table: PairTable,
     config: HeadConfig,
     parts: tuple[Int64[Tensor, " training"], Int64[Tensor, " validation"]],
     on_epoch: Callable[[FitProgress], None] | None,
@@ -200,44 +200,10 @@ def pair_accuracy(
     return ((1 + agreement) / 2).mean().item()
 
 
-@dataclass(frozen=True, slots=True)
-class _PairTable:
-    """Preference pairs as tensors over P pairs; captions are numbered, each distinct one once."""
-
-    captions: list[str]
-    clip: Int64[Tensor, " pair"]
-    caption_a: Int64[Tensor, " pair"]
-    caption_b: Int64[Tensor, " pair"]
-    share_for_a: Float[Tensor, " pair"]
-    num_votes: Float[Tensor, " pair"]
-    majority: Int64[Tensor, " pair"]
-
-    @classmethod
-    def build(cls, pairs: Sequence[PreferencePair], clip_ids: Sequence[str]) -> _PairTable:
-        clip_number = {clip_id: number for number, clip_id in enumerate(clip_ids)}
-        unknown = sorted({pair.clip_id for pair in pairs} - clip_number.keys())
-        if unknown:
-            raise DataError(
-                f"{len(unknown)} clips of the preference pairs have no audio, the first being {unknown[0]!r}; "
-                "give the recordings, or leave their pairs out"
-            )
-        captions = sorted({caption for pair in pairs for caption in (pair.caption_a, pair.caption_b)})
-        caption_number = {caption: number for number, caption in enumerate(captions)}
-        return cls(
-            captions,
-            torch.tensor([clip_number[pair.clip_id] for pair in pairs], dtype=torch.int64),
-            torch.tensor([caption_number[pair.caption_a] for pair in pairs], dtype=torch.int64),
-            torch.tensor([caption_number[pair.caption_b] for pair in pairs], dtype=torch.int64),
-            torch.tensor([pair.share_for_a for pair in pairs], dtype=torch.float32),
-            torch.tensor([len(pair.votes) for pair in pairs], dtype=torch.float32),
-            torch.tensor([pair.majority for pair in pairs], dtype=torch.int64),
-        )
-
-
 class _Fit:
     """State of one fit."""
 
-    def __init__(self, inputs: TowerInputs, head: Head, table: _PairTable, config: HeadConfig, seed: int) -> None:
+    def __init__(self, inputs: TowerInputs, head: Head, table: PairTable, config: HeadConfig, seed: int) -> None:
         self._inputs = inputs
         self._head = head
         self._table = table
@@ -339,19 +305,3 @@ class _Fit:
 
     def _weights(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self._parameters()]
-
-
-def _parts(pairs: Sequence[PreferencePair], split: ClipSplit) -> tuple[Int64[Tensor, " pair"], ...]:
-    """Numbers of the training, validation and held-out pairs."""
-    parts = []
-    for name, clip_ids in (("training", split.training), ("validation", split.validation), ("held-out", split.heldout)):
-        among = set(clip_ids)
-        rows = [row for row, pair in enumerate(pairs) if pair.clip_id in among]
-        if not rows:
-            num_clips = len({pair.clip_id for pair in pairs})
-            raise DataError(
-                f"the {name} part of the preference pairs is empty: {num_clips} clips with {len(pairs)} pairs "
-                "are too few; give more clips, or other shares"
-            )
-        parts.append(torch.tensor(rows))
-    return tuple(parts)
