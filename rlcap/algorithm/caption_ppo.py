@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,53 +26,24 @@ from actors.audio_cursor import AudioCursor, CursorBatch
 from actors.messages import RewardReference
 from learner import saved_state
 from learner.group import hold_learners, learner_weights, load_learners, update_learners
-from learner.ppo_learner import LearnerResult, UsedBatch
+from learner.ppo_learner import LearnerResult
 from rlcap.algorithm.actor_changes import ActorChange, ActorChanges, ActorCounts
 from rlcap.algorithm.actor_start import first_ready, spaces_at_hand
 from rlcap.algorithm.ready_batches import CollectedBatch
 from rlcap.algorithm.rollout_pipeline import MAX_ATTEMPTS, RolloutPipeline
 from rlcap.algorithm.settings import CaptionPPOConfig, RunPlan, algorithm_config
-from rlcap.algorithm.spans import LEARN, PUBLISH, WAIT, Span, SpanLog
+from rlcap.algorithm.spans import LEARN, PUBLISH, WAIT, SpanLog
 from rlcap.algorithm.standpoints import standpoints
+from rlcap.algorithm.update_report import UpdateReport
 from rlcap.algorithm.watchdog import Watchdog
 from rlcap.captioners.loading import load_captioner
 from rlcap.captioners.weights import FlatWeights, load_into, rounded
 from rlcap.config.precision import Precision
 from rlcap.errors import ActorLostError, CheckpointError
 from rlcap.protocols import RewardClient
-from rlcap.types import Quarantined, ScoredRollouts
 
 LEARNER, CAPTIONER, STATE = "learner", "captioner", "state.json"
 METRICS = "rlcap"
-FETCH_TIMEOUT_S = 60.0
-"""Longest wait for rollouts that are looked at after their update."""
-
-
-@dataclass(frozen=True, slots=True)
-class UpdateReport:
-    """What one update was made of."""
-
-    update: int
-    """Number of updates behind the weights, this one included."""
-    metrics: dict[str, float]
-    quarantined: tuple[Quarantined, ...]
-    failure_reasons: tuple[str, ...]
-    """Why captions could not be scored, each reason once."""
-    batches: tuple[CollectedBatch, ...]
-    used: tuple[UsedBatch, ...] = ()
-    """The same batches, as the learner saw them."""
-    skipped: tuple[CursorBatch, ...] = ()
-    """Batches of the stream that came before, and of which no clip could be used."""
-    spans: tuple[Span, ...] = ()
-    """What the training loop was at."""
-
-    def first_rollouts(self) -> ScoredRollouts | None:
-        """Fetch the first batch, for sample captions; None where it was lost since, as with a node."""
-        try:
-            scored: ScoredRollouts = ray.get(self.batches[0].rollouts, timeout=FETCH_TIMEOUT_S)
-        except (ray.exceptions.ObjectLostError, ray.exceptions.GetTimeoutError):
-            return None
-        return scored
 
 
 class CaptionPPO(Algorithm):

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from actors.audio_cursor import CursorBatch
 from learner.ppo_learner import UsedBatch
-from rlcap.algorithm.caption_ppo import UpdateReport
+from rlcap.algorithm.update_report import UpdateReport
 from rlcap.errors import DataError
 from rlcap.run_directory import RunDirectory
 from rlcap.whole_file import whole_file

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from rlcap.algorithm.caption_ppo import UpdateReport
 from rlcap.algorithm.ready_batches import CollectedBatch
 from rlcap.algorithm.spans import Span
+from rlcap.algorithm.update_report import UpdateReport
 
 log = logging.getLogger(__name__)
 

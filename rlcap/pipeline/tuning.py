@@ -14,11 +14,12 @@ import pyarrow.parquet as pq
 
 from actors.env_runner import ActorPlan
 from reward_server.group import RewardServer
-from rlcap.algorithm.caption_ppo import CAPTIONER, CaptionPPO, UpdateReport, build_algorithm
+from rlcap.algorithm.caption_ppo import CAPTIONER, CaptionPPO, build_algorithm
 from rlcap.algorithm.prometheus import PrometheusTracker
 from rlcap.algorithm.ray_session import without_advice
 from rlcap.algorithm.settings import RunPlan
 from rlcap.algorithm.spans import SpanLog
+from rlcap.algorithm.update_report import UpdateReport
 from rlcap.audio.quarantine import QuarantineList
 from rlcap.checkpoint import latest_good, newest_update
 from rlcap.checkpoint_mirror import CheckpointMirror, newest_good

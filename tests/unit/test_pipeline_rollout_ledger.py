@@ -7,7 +7,7 @@ import pytest
 
 from actors.audio_cursor import AudioCursor
 from learner.ppo_learner import UsedBatch
-from rlcap.algorithm.caption_ppo import UpdateReport
+from rlcap.algorithm.update_report import UpdateReport
 from rlcap.commands.main import run as rlcap
 from rlcap.config.run import RunConfig
 from rlcap.errors import DataError

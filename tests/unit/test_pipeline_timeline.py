@@ -8,9 +8,9 @@ import pytest
 
 from actors.audio_cursor import AudioCursor
 from actors.messages import RolloutInfo
-from rlcap.algorithm.caption_ppo import UpdateReport
 from rlcap.algorithm.ready_batches import CollectedBatch
 from rlcap.algorithm.spans import LEARN, PUBLISH, WAIT, Span, SpanLog
+from rlcap.algorithm.update_report import UpdateReport
 from rlcap.pipeline.timeline import Timeline
 
 CURSOR = AudioCursor(num_clips=8, batch_size=2, seed=0)

@@ -11,7 +11,7 @@ import pytest
 
 from actors.audio_cursor import AudioCursor
 from learner.ppo_learner import UsedBatch
-from rlcap.algorithm.caption_ppo import UpdateReport
+from rlcap.algorithm.update_report import UpdateReport
 from rlcap.checkpoint import latest_good, update_of, write_checkpoint
 from rlcap.config.run import RunConfig
 from rlcap.config.training import TrackingConfig, TrainingConfig
