@@ -26,7 +26,6 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from rlcap.audio.resampling import resample
 from rlcap.captioners.captioner import Encoding
-from rlcap.captioners.decoder import Context
 from rlcap.captioners.pretrained import PretrainedCaptioner, load_model, pad_rows
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.errors import CheckpointError
@@ -104,15 +103,6 @@ class AudioLlmCaptioner(PretrainedCaptioner):
         longest = int(known.sum(dim=1).max())
         mask = known.gather(1, order)[:, :longest]
         return Encoding(states[:, :longest], None if bool(mask.all()) else mask)
-
-    def context(self, encoding: Encoding) -> Context:
-        """Write behind the chat."""
-        return Context(encoding.states, encoding.mask)
-
-    def compile_steps(self, backend: str = "inductor") -> None:
-        """Compile `step`, with shapes that never change."""
-        self._decoder.compile_steps(backend)
-        self.steps_are_compiled = True
 
     def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
         """Project to the vocabulary."""

@@ -113,6 +113,12 @@ class EncoderDecoderCaptioner(PretrainedCaptioner):
         prefix = self.token_embedding(prompt).expand(len(encoding.states), -1, -1)
         return Context(prefix, memory=encoding.states, memory_mask=encoding.mask)
 
+    def compile_steps(self, backend: str = "inductor") -> None:  # noqa: ARG002
+        """Refuse: compiled steps know no cross-attention."""
+        raise CheckpointError(
+            "the steps of a decoder with cross-attention cannot be compiled: set sampling.compile=false"
+        )
+
     def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
         """Project to the vocabulary."""
         scores: Tensor = self._head[0](hidden)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,11 +32,11 @@ from rlcap.captioners.adapters import (
 )
 from rlcap.captioners.audio_encoders import AudioEncoder, ClapEncoder, SmallEncoder
 from rlcap.captioners.captioner import Encoding
-from rlcap.captioners.decoder import Context, DecoderRows, FixedRows, TransformersDecoder
+from rlcap.captioners.decoder import TransformersDecoder
+from rlcap.captioners.decoder_captioner import DecoderCaptioner
 from rlcap.captioners.heads import vocabulary_scores
 from rlcap.captioners.prefix_transformer import PrefixTransformer
 from rlcap.captioners.pretrained import eos_token_ids, load_model
-from rlcap.captioners.tuned_captioner import TunedCaptioner
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.captioners.value_head import build_value_head, load_value_head, save_value_head
 from rlcap.config.captioner import DecoderTuning
@@ -63,7 +63,7 @@ class PrefixCaptionerConfig:
     """What the small tower reads."""
 
 
-class PrefixCaptioner(TunedCaptioner):
+class PrefixCaptioner(DecoderCaptioner):
     """Audio prefix and causal language model, with a small critic on the detached hidden states."""
 
     family = "prefix"
@@ -127,31 +127,6 @@ class PrefixCaptioner(TunedCaptioner):
         whole = self.clip_to_prefix(torch.cat([mean, peak], dim=1)).unsqueeze(1)
         segments = self.segments_to_prefix(pool_segments(steps, mask, self.config.num_segments))
         return Encoding(self.prefix_dropout(self.prefix_transformer(torch.cat([whole, segments], dim=1))))
-
-    def compile_steps(self, backend: str = "inductor") -> None:
-        """Compile `step`, with shapes that never change."""
-        self._decoder.compile_steps(backend)
-        self.steps_are_compiled = True
-
-    def begin(
-        self, encoding: Encoding, clip_index: Int[Tensor, " batch"], max_new_tokens: int
-    ) -> tuple[DecoderRows | FixedRows, Float[Tensor, "batch dim"]]:
-        """Read the prefix once per clip. Raises CheckpointError where captions are longer than the positions known."""
-        return self._decoder.begin(Context(encoding.states, encoding.mask), clip_index, max_new_tokens)
-
-    def step(self, state: DecoderRows | FixedRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
-        """Append one token to every row."""
-        return self._decoder.step(state, tokens)
-
-    def hidden_states(
-        self,
-        encoding: Encoding,
-        clip_index: Int[Tensor, " batch"],
-        tokens: Int[Tensor, "batch token"],
-        action_mask: Bool[Tensor, "batch token"],
-    ) -> Float[Tensor, "valid dim"]:
-        """Teacher-force; the prefix is read once per clip here too."""
-        return self._decoder.hidden_states(Context(encoding.states, encoding.mask), clip_index, tokens, action_mask)
 
     def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
         """Project to the vocabulary."""

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, ProcessorMixin
 
 from rlcap.captioners.adapters import (
@@ -23,9 +22,8 @@ from rlcap.captioners.adapters import (
     merged_state,
     save_adapters,
 )
-from rlcap.captioners.captioner import Encoding
-from rlcap.captioners.decoder import Context, DecoderRows, FixedRows, TransformersDecoder
-from rlcap.captioners.tuned_captioner import TunedCaptioner
+from rlcap.captioners.decoder import TransformersDecoder
+from rlcap.captioners.decoder_captioner import DecoderCaptioner
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.captioners.value_head import VALUE_HEAD_FILE, load_value_head, new_value_head, save_value_head
 from rlcap.config.captioner import DecoderTuning
@@ -45,8 +43,8 @@ SHAPING = (
 """Settings of generation by which another token than the most probable one may be written next."""
 
 
-class PretrainedCaptioner(TunedCaptioner):
-    """A model and processor of transformers; a subclass says how clips become a decoder's context."""
+class PretrainedCaptioner(DecoderCaptioner):
+    """A model and processor of transformers; a subclass says how clips become what its decoder writes behind."""
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, parts: TunedParts) -> None:
         super().__init__()
@@ -77,34 +75,10 @@ class PretrainedCaptioner(TunedCaptioner):
     def token_embedding(self) -> nn.Module:
         """Tokens to vectors."""
 
-    @abstractmethod
-    def context(self, encoding: Encoding) -> Context:
-        """What the captions of these clips are written behind."""
-
     @classmethod
     @abstractmethod
     def read(cls, directory: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
         """Read model and processor, from local files alone."""
-
-    def begin(
-        self, encoding: Encoding, clip_index: Int[Tensor, " batch"], max_new_tokens: int
-    ) -> tuple[DecoderRows | FixedRows, Float[Tensor, "batch dim"]]:
-        """Read each clip once. Raises CheckpointError where captions are longer than the positions known."""
-        return self._decoder.begin(self.context(encoding), clip_index, max_new_tokens)
-
-    def step(self, state: DecoderRows | FixedRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
-        """Append one token to every row."""
-        return self._decoder.step(state, tokens)
-
-    def hidden_states(
-        self,
-        encoding: Encoding,
-        clip_index: Int[Tensor, " batch"],
-        tokens: Int[Tensor, "batch token"],
-        action_mask: Bool[Tensor, "batch token"],
-    ) -> Float[Tensor, "valid dim"]:
-        """Teacher-force; each clip is read once here too."""
-        return self._decoder.hidden_states(self.context(encoding), clip_index, tokens, action_mask)
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all but a frozen encoder."""

@@ -37,6 +37,11 @@ def test_whisper_begins_with_language_task_and_no_timestamps(tiny_checkpoint):
     assert begun == f"<|startoftranscript|><|en|><|transcribe|><|notimestamps|>{WHISPER_PROMPT}"
 
 
+def test_steps_that_read_the_audio_by_cross_attention_are_not_compiled(tiny_checkpoint):
+    with pytest.raises(CheckpointError, match=r"cross-attention cannot be compiled: set sampling\.compile=false"):
+        adopt("whisper", tiny_checkpoint("whisper")).compile_steps()
+
+
 def test_what_generation_suppresses_is_never_written_nor_counted_however_hot(tiny_checkpoint, make_clips):
     captioner = adopt("whisper", tiny_checkpoint("whisper"))
     encoding, index = heard(captioner, make_clips(1.0)), torch.zeros(300, dtype=torch.long)
