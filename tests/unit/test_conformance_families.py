@@ -1,12 +1,11 @@
 """Real architectures with random weights pass every check, whatever is tuned of them."""
 
 import pytest
+import tiny_models
 
 from rlcap.captioners.loading import adopt_captioner, load_captioner
 from rlcap.config.captioner import CaptionerConfig, DecoderTuning
 from rlcap.conformance.check_captioner import check_captioner
-
-tiny_models = pytest.importorskip("tiny_models")
 
 
 @pytest.mark.parametrize("settings", [{}, {"freeze_encoder": False, "decoder": DecoderTuning.lora}], ids=str)
