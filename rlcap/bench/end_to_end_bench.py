@@ -46,8 +46,8 @@ class RunRound:
 
 
 @dataclass(frozen=True, slots=True)
-class RunSpeed:
-    """One setting of the sweep; medians of the rounds."""
+class RunSpeed(RunRound):
+    """One setting of the sweep; medians of the rounds, and of the tight loop in turns with them."""
 
     num_actors: int
     max_staleness: int
@@ -55,15 +55,6 @@ class RunSpeed:
     tight_captions_per_s: float
     share_of_tight_loop: float
     """Captions a second over those of the tight loop, which may use all cores."""
-    captions_per_s: float
-    audio_s_per_s: float
-    tokens_per_s: float
-    reward_queries_per_s: float
-    learner_idle: float
-    actor_idle: float
-    cores_busy: float
-    staleness: float
-    max_staleness_seen: float
     tight_reward_share: float
     """Of the tight loop's time, that of the reward model."""
     tight_update_share: float
