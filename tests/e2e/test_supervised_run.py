@@ -93,7 +93,9 @@ def test_a_supervised_run_of_which_learner_and_driver_are_killed_ends_as_if_noth
     offspring = driver.children(recursive=True)
     time.sleep(torch.rand(1, generator=torch.Generator().manual_seed(os.getpid())).item() / 2)
     os.kill(driver.pid, signal.SIGKILL)
-    wait_for(lambda: newest_update(run.checkpoints) >= 15, process, said)
+    psutil.wait_procs([driver])
+    reached = newest_update(run.checkpoints)
+    wait_for(lambda: newest_update(run.checkpoints) > reached, process, said)
     _, alive = psutil.wait_procs(offspring, timeout=0)
     assert not [one for one in alive if one.status() != psutil.STATUS_ZOMBIE], "what a dead driver started is ended"
     os.kill(driver_of(process).pid, signal.SIGKILL)
