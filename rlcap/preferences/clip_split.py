@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
-
-from rlcap.preferences.pairs import clip_position
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,5 +47,11 @@ def draw_folds(clip_ids: Iterable[str], num_folds: int, validation_share: float,
 
 def _places(clip_ids: Iterable[str], seed: int) -> dict[str, float]:
     """The place of each clip in [0, 1), in ascending order."""
-    place = {clip_id: clip_position(clip_id, seed) for clip_id in sorted(set(clip_ids))}
+    place = {clip_id: _position(clip_id, seed) for clip_id in sorted(set(clip_ids))}
     return dict(sorted(place.items(), key=lambda item: item[1]))
+
+
+def _position(clip_id: str, seed: int) -> float:
+    """Hash a clip id to a number in [0, 1)."""
+    digest = hashlib.blake2b(clip_id.encode(), digest_size=8, key=seed.to_bytes(8, "big")).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -90,30 +89,10 @@ def read_pairs(path: Path) -> list[PreferencePair]:
     return [_from_row(row, number, path) for number, row in enumerate(rows, start=1)]
 
 
-def split_by_clip(
-    pairs: Sequence[PreferencePair], share: float, seed: int
-) -> tuple[list[PreferencePair], list[PreferencePair]]:
-    """Split off about `share` of the clips with all of their pairs: (the rest, the part split off).
-
-    Whether a clip is split off depends on its id and the seed alone, so more pairs never move a clip.
-    """
-    rest: list[PreferencePair] = []
-    part: list[PreferencePair] = []
-    for pair in pairs:
-        (part if clip_position(pair.clip_id, seed) < share else rest).append(pair)
-    return rest, part
-
-
 def randomise_order(pairs: Sequence[PreferencePair], seed: int) -> list[PreferencePair]:
     """Exchange A and B in about half of the pairs, where the order of a file gives the better caption away."""
     exchanged = np.random.default_rng(seed).random(len(pairs)) < 0.5
     return [pair.swapped() if exchange else pair for pair, exchange in zip(pairs, exchanged, strict=True)]
-
-
-def clip_position(clip_id: str, seed: int) -> float:
-    """Hash a clip id to a number in [0, 1)."""
-    digest = hashlib.blake2b(clip_id.encode(), digest_size=8, key=seed.to_bytes(8, "big")).digest()
-    return int.from_bytes(digest, "big") / 2**64
 
 
 def _from_row(row: dict[str, object], number: int, path: Path) -> PreferencePair:

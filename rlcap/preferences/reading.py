@@ -61,11 +61,6 @@ class CaptionClaims:
         """Claims of a sound that was named before."""
         return len(self.claims) - len(set(self.labels))
 
-    @property
-    def grammatical(self) -> bool:
-        """Whether the caption reads without a fault."""
-        return not self.faults
-
 
 def read_caption(text: str, lexicon: Lexicon) -> CaptionClaims:
     """Read any text; words that the lexicon does not know count as stray."""

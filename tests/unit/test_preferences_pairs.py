@@ -3,7 +3,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rlcap.errors import DataError
-from rlcap.preferences.pairs import PreferencePair, randomise_order, read_pairs, split_by_clip, write_pairs
+from rlcap.preferences.pairs import PreferencePair, randomise_order, read_pairs, write_pairs
 
 PAIR = PreferencePair("a", "a dog barks", "a cat meows", (1, 1, 0, -1), "human", "baseline", "HM")
 
@@ -51,15 +51,6 @@ def test_a_file_that_is_not_parquet_is_explained(tmp_path):
     (tmp_path / "p.parquet").write_text("clip_id", encoding="utf-8")
     with pytest.raises(DataError, match="cannot be read"):
         read_pairs(tmp_path / "p.parquet")
-
-
-def test_clips_are_split_with_all_of_their_pairs_and_more_pairs_move_none():
-    pairs = [PreferencePair(f"clip-{i % 500}", f"x{i}", "y", (1,)) for i in range(1000)]
-    rest, part = split_by_clip(pairs, 0.2, seed=1)
-    assert not {pair.clip_id for pair in rest} & {pair.clip_id for pair in part}
-    assert 140 < len(part) < 260
-    assert split_by_clip(pairs[:300], 0.2, seed=1)[1] == [pair for pair in part if pair in pairs[:300]]
-    assert split_by_clip(pairs, 0.2, seed=2)[1] != part
 
 
 def test_random_order_exchanges_about_half_and_keeps_every_judgement():
