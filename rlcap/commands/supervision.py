@@ -23,7 +23,6 @@ import psutil
 
 from rlcap.checkpoint import newest_update
 from rlcap.commands.terminal import LOST, complain
-from rlcap.commands.train import settle_config
 from rlcap.config.run import RunConfig
 from rlcap.restarts import Restarts
 from rlcap.run_directory import RunDirectory
@@ -36,13 +35,11 @@ POLL_S = 0.1
 _JOB = "from rlcap.commands.main import main; main()"
 
 
-def supervise(overrides: Sequence[str]) -> int:
+def supervise(config: RunConfig, overrides: Sequence[str]) -> int:
     """Run a job, and again from its last checkpoint whenever it was killed or lost a process; return its exit code.
 
-    Raises:
-        ConfigError: the settings have faults, or a resumed run cannot take them over.
+    `config` is what the overrides come to, `run_dir` included: the job reads them once more, in its own process.
     """
-    config = settle_config(overrides)
     return _Supervisor(config, overrides).run()
 
 

@@ -115,11 +115,11 @@ def _add_supervise(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     if is_for_a_cluster(arguments.overrides):
         return run_on_cluster(arguments.overrides, supervise=arguments.supervise)
+    config = settle_config(arguments.overrides)
     if arguments.supervise:
         from rlcap.commands.supervision import supervise
 
-        return supervise(arguments.overrides)
-    config = settle_config(arguments.overrides)
+        return supervise(config, arguments.overrides)
     # Slow to import: faults in the settings come first.
     from rlcap.pipeline import main_job
 
