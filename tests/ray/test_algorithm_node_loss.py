@@ -1,28 +1,19 @@
 """A node killed for good, with caption actors, a shard and rollouts on it that the learner has not had yet."""
 
-import sys
-
 import pytest
 import ray
-import torch
+import tiny_run
 from ray._private import state as ray_state
 from ray.cluster_utils import Cluster
+from tiny_run import build_reward, lay_out_run, plan_actor
 
-from actors.env_runner import ActorPlan
 from reward_server.group import RewardServer
-from reward_server.heads import MlpHead
-from reward_server.scoring import ClapReward
-from reward_server.small_clap import SmallClap
 from rlcap.algorithm.caption_ppo import build_algorithm
 from rlcap.algorithm.settings import RunPlan
-from rlcap.audio.arrow_store import ClipStore, write_clip_store
-from rlcap.audio.features import LogMelConfig
 from rlcap.config.algorithm import PPOConfig
-from rlcap.config.captioner import SamplingConfig
 from rlcap.config.cluster import ClusterConfig
-from rlcap.config.reward import ClapConfig, RewardConfig
+from rlcap.config.reward import RewardConfig
 from rlcap.config.training import TrainingConfig
-from rlcap.soundscapes.world import render
 
 TRAINING = TrainingConfig(clips_per_batch=4, batches_per_update=2, samples_per_clip=2)
 CLUSTER = ClusterConfig(num_actors=2, actor_cpus=0.5, shard_cpus=0.5)
@@ -31,7 +22,7 @@ CLUSTER = ClusterConfig(num_actors=2, actor_cpus=0.5, shard_cpus=0.5)
 @pytest.fixture
 def cluster():
     """A head without room, for the driver, and two nodes of which either could hold the whole run."""
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.cloudpickle.register_pickle_by_value(tiny_run)
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 0, "object_store_memory": 10**8},
@@ -49,20 +40,12 @@ def nodes_of(class_name):
 
 
 def test_a_run_goes_on_when_a_node_dies_with_actors_a_shard_and_rollouts(cluster, tmp_path, make_captioner):
-    write_clip_store(tmp_path / "clips.arrow", ((render(0, index)[0], "{}") for index in range(8)))
     # With spectrograms as features rollouts are too large to travel with the answer: they stay on their node.
-    make_captioner(seed=1, freeze_encoder=False).save(tmp_path / "baseline")
-    sizes = ClapConfig(embedding_dim=16, audio_channels=[4, 4, 4, 4], num_segments=2, text_width=16, num_heads=2)
-    clap = SmallClap.for_captions(sizes, ["a dog barks", "then rain falls"], LogMelConfig(), seed=0)
-    torch.manual_seed(0)
+    parts = lay_out_run(tmp_path, make_captioner(seed=1, freeze_encoder=False), num_clips=8)
     doomed = cluster.add_node(num_cpus=2, object_store_memory=10**8)
-    server = RewardServer(
-        ClapReward(clap, MlpHead(16, [8, 4])), RewardConfig(num_shards=1, shard_timeout_s=20), CLUSTER
-    )
+    server = RewardServer(build_reward(), RewardConfig(num_shards=1, shard_timeout_s=20), CLUSTER)
     server.wait_until_ready()
-    actor = ActorPlan(
-        ClipStore(tmp_path / "clips.arrow"), tmp_path / "baseline", SamplingConfig(max_new_tokens=6), 2, num_threads=1
-    )
+    actor = plan_actor(parts, TRAINING.samples_per_clip, max_new_tokens=6)
     ppo = PPOConfig(learning_rate=1e-3, num_epochs=1)
     algorithm = build_algorithm(RunPlan(actor, server.client(), ppo, TRAINING, CLUSTER, 0))
     assert nodes_of("CaptionEnvRunner") == nodes_of("ShardActor") == {doomed.node_id}

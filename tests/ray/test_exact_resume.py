@@ -1,29 +1,20 @@
 """A run that is cut anywhere and goes on is the uninterrupted one, bit for bit, by any number of actors."""
 
 import os
-import sys
 
 import numpy as np
 import pytest
 import ray
+import tiny_run
 import torch
+from tiny_run import RewardHere, lay_out_run, plan_actor
 
 from actors.audio_cursor import AudioCursor
-from actors.env_runner import ActorPlan
-from reward_server.heads import MlpHead
-from reward_server.scoring import ClapReward
-from reward_server.small_clap import SmallClap
 from rlcap.algorithm.caption_ppo import LEARNER, build_algorithm
 from rlcap.algorithm.settings import RunPlan
-from rlcap.audio.arrow_store import ClipStore, write_clip_store
-from rlcap.audio.features import LogMelConfig
 from rlcap.config.algorithm import LearningRateSchedule, PPOConfig
-from rlcap.config.captioner import SamplingConfig
 from rlcap.config.cluster import ClusterConfig
-from rlcap.config.reward import ClapConfig
 from rlcap.config.training import TrainingConfig
-from rlcap.soundscapes.world import render
-from rlcap.types import Quarantined, RewardBatch
 
 NUM_CLIPS = 10
 NUM_UPDATES = int(os.environ.get("RLCAP_UPDATES_TO_CUT", "12"))
@@ -34,39 +25,10 @@ BAD = frozenset(AudioCursor(NUM_CLIPS, 2, seed=0).batch(1).positions)
 """Clips that cannot be used: all of one batch, and so parts of others in the epochs behind it."""
 
 
-class RewardHere:
-    """A reward model in the caption actor itself."""
-
-    def __init__(self, directory):
-        self._directory = directory
-        self._model = None
-
-    def score(self, request):
-        if self._model is None:
-            torch.manual_seed(0)
-            self._model = ClapReward.load(self._directory)
-        scores = self._model.score(self._model.embed_audio(request.clips), request.captions, request.clip_index)
-        return RewardBatch(scores, np.zeros(len(scores), dtype=bool), (), "small")
-
-
-class WithoutSome:
-    """A source of which some clips cannot be used."""
-
-    def __init__(self, source):
-        self._source = source
-
-    def __len__(self):
-        return len(self._source)
-
-    def read(self, positions):
-        clips, _ = self._source.read([position for position in positions if position not in BAD])
-        return clips, [Quarantined(f"{position}.wav", "silent") for position in positions if position in BAD]
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
+    ray.cloudpickle.register_pickle_by_value(tiny_run)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
     yield
     ray.shutdown()
 
@@ -74,13 +36,7 @@ def _ray():
 @pytest.fixture(scope="module")
 def build(tmp_path_factory, make_captioner):
     """Return a function that starts a run with a number of actors; all runs share clips, baseline and reward."""
-    tmp_path = tmp_path_factory.mktemp("plan")
-    write_clip_store(tmp_path / "clips.arrow", ((render(0, index)[0], "{}") for index in range(NUM_CLIPS)))
-    make_captioner(seed=1).save(tmp_path / "baseline")
-    config = ClapConfig(embedding_dim=16, audio_channels=[4, 4, 4, 4], num_segments=2, text_width=16, num_heads=2)
-    torch.manual_seed(0)
-    clap = SmallClap.for_captions(config, ["a dog barks", "then rain falls"], LogMelConfig(), seed=0)
-    ClapReward(clap, MlpHead(16, [8, 4])).save(tmp_path / "reward")
+    parts = lay_out_run(tmp_path_factory.mktemp("plan"), make_captioner(seed=1), NUM_CLIPS)
     ppo = PPOConfig(
         learning_rate=1e-3,
         value_learning_rate=1e-3,
@@ -90,15 +46,9 @@ def build(tmp_path_factory, make_captioner):
     )
 
     def make(num_actors):
-        actor = ActorPlan(
-            source=WithoutSome(ClipStore(tmp_path / "clips.arrow")),
-            baseline=tmp_path / "baseline",
-            sampling=SamplingConfig(max_new_tokens=8),
-            samples_per_clip=TRAINING.samples_per_clip,
-            num_threads=1,
-        )
+        actor = plan_actor(parts, TRAINING.samples_per_clip, bad=BAD)
         cluster = ClusterConfig(num_actors=num_actors, actor_cpus=0.5)
-        return build_algorithm(RunPlan(actor, RewardHere(tmp_path / "reward"), ppo, TRAINING, cluster, seed=0))
+        return build_algorithm(RunPlan(actor, RewardHere(parts / "reward"), ppo, TRAINING, cluster, seed=0))
 
     return make
 
