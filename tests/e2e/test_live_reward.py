@@ -3,14 +3,17 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -67,7 +70,8 @@ def start(workplace, name, *settings):
 @pytest.fixture(scope="module")
 def run(workplace):
     """A run that has no end of its own, and the process that drives it."""
-    found, process = start(workplace, "live", "training.num_updates=100000", "training.checkpoint_every_updates=50")
+    settings = ("training.num_updates=100000", "training.checkpoint_every_updates=50", "tracking.prometheus=true")
+    found, process = start(workplace, "live", *settings)
     yield found, process
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
@@ -163,6 +167,24 @@ def test_twenty_swaps_under_load_lose_nothing_and_mix_nothing(run, fitted, tmp_p
     assert numbers.tolist() == expected
     assert np.isfinite(metrics["reward_server/shard-0/latency_p95_ms"].to_numpy()[-1])
     assert process.poll() is None
+
+
+def gauges_of(process):
+    """What the exporter of a run's Ray tells of the run: the agent listens for gRPC by IPv6, and for this by IPv4."""
+    [agent] = [one for one in psutil.Process(process.pid).children(recursive=True) if "DashboardAgent" in one.name()]
+    [port] = [one.laddr.port for one in agent.net_connections("tcp4") if one.status == psutil.CONN_LISTEN]
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+        found = re.findall(r'^ray_(rlcap_\w+)\{.*\brun="live".*\} (\S+)$', answer.read().decode(), re.MULTILINE)
+    return {name: float(value) for name, value in found}
+
+
+def test_prometheus_reads_what_a_whole_job_writes(run):
+    run, process = run
+    wait_until(lambda: "rlcap_rollout_num_rollouts" in gauges_of(process))
+    gauges = gauges_of(process)
+    assert gauges["rlcap_rollout_num_rollouts"] == 8
+    assert gauges["rlcap_update"] >= 1
+    wait_until(lambda: num_updates(run) >= gauges["rlcap_update"])
 
 
 def test_the_commands_swap_shadow_scale_and_roll_back(run, fitted, tmp_path):
