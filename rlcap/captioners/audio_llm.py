@@ -26,7 +26,7 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from rlcap.audio.resampling import resample
 from rlcap.captioners.captioner import Encoding
-from rlcap.captioners.pretrained import PretrainedCaptioner, load_model, pad_rows
+from rlcap.captioners.pretrained import PretrainedCaptioner, load_model
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.errors import CheckpointError
 from rlcap.types import Clip, PolicyFeatures
@@ -85,12 +85,7 @@ class AudioLlmCaptioner(PretrainedCaptioner):
             )
             mels.append(np.concatenate(found["input_features"].transpose(0, 2, 1)).astype(np.float32))
             masks.append(found["attention_mask"].reshape(-1).astype(bool))
-        frames, mask = pad_rows(mels), pad_rows(masks)
-        if not self.parts.freeze_encoder:
-            return PolicyFeatures(frames, mask)
-        with torch.no_grad():
-            heard, heard_mask = self._hear(torch.from_numpy(frames), torch.from_numpy(mask))
-        return PolicyFeatures(heard.float().cpu().numpy(), heard_mask.cpu().numpy())
+        return self._padded_features(mels, masks)
 
     def encode(self, frames: Float[Tensor, "clip frame dim"], frame_mask: Bool[Tensor, "clip frame"]) -> Encoding:
         """Put the audio's vectors between the tokens of the prompt, padding last."""

@@ -30,7 +30,7 @@ from rlcap.audio.resampling import resample
 from rlcap.captioners.captioner import Encoding
 from rlcap.captioners.decoder import Context
 from rlcap.captioners.heads import vocabulary_head
-from rlcap.captioners.pretrained import PretrainedCaptioner, load_model, pad_rows
+from rlcap.captioners.pretrained import PretrainedCaptioner, load_model
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.errors import CheckpointError
 from rlcap.types import Clip, PolicyFeatures
@@ -87,12 +87,7 @@ class EncoderDecoderCaptioner(PretrainedCaptioner):
             (name,) = {"input_features", "input_values"} & set(found)
             row = np.asarray(found[name][0], dtype=np.float32)
             rows.append(row.T if self._is_whisper else row.reshape(len(row), -1))  # [F, M]
-        frames, mask = pad_rows(rows), pad_rows([np.ones(len(row), dtype=bool) for row in rows])
-        if not self.parts.freeze_encoder:
-            return PolicyFeatures(frames, mask)
-        with torch.no_grad():
-            heard, heard_mask = self._hear(torch.from_numpy(frames), torch.from_numpy(mask))
-        return PolicyFeatures(heard.float().cpu().numpy(), heard_mask.cpu().numpy())
+        return self._padded_features(rows, [np.ones(len(row), dtype=bool) for row in rows])
 
     def encode(self, frames: Float[Tensor, "clip frame dim"], frame_mask: Bool[Tensor, "clip frame"]) -> Encoding:
         """Return the encoder's states, projected to the decoder's width where the model does so."""

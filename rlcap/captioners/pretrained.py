@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, ProcessorMixin
 
 from rlcap.captioners.adapters import (
@@ -28,6 +30,7 @@ from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.captioners.value_head import VALUE_HEAD_FILE, load_value_head, new_value_head, save_value_head
 from rlcap.config.captioner import DecoderTuning
 from rlcap.errors import CheckpointError
+from rlcap.types import PolicyFeatures
 
 SHAPING = (
     "repetition_penalty",
@@ -79,6 +82,23 @@ class PretrainedCaptioner(DecoderCaptioner):
     @abstractmethod
     def read(cls, directory: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
         """Read model and processor, from local files alone."""
+
+    @abstractmethod
+    def _hear(
+        self, frames: Float[Tensor, "clip frame mel"], mask: Bool[Tensor, "clip frame"]
+    ) -> tuple[Float[Tensor, "clip position dim"], Bool[Tensor, "clip position"]]:
+        """Run the encoder."""
+
+    def _padded_features(
+        self, rows: Sequence[Float32[np.ndarray, "frame mel"]], masks: Sequence[Bool[np.ndarray, " frame"]]
+    ) -> PolicyFeatures:
+        """Pad what clips were turned into; a frozen encoder hears it here, once, and not at every pass."""
+        frames, mask = _pad_rows(rows), _pad_rows(masks)
+        if not self.parts.freeze_encoder:
+            return PolicyFeatures(frames, mask)
+        with torch.no_grad():
+            heard, heard_mask = self._hear(torch.from_numpy(frames), torch.from_numpy(mask))
+        return PolicyFeatures(heard.float().cpu().numpy(), heard_mask.cpu().numpy())
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of all but a frozen encoder."""
@@ -144,7 +164,7 @@ class PretrainedCaptioner(DecoderCaptioner):
         return base_of_adapters(directory) if holds_adapters(directory) else directory
 
 
-def pad_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
+def _pad_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
     """Put arrays side by side, zeros behind all but the longest."""
     padded = np.zeros((len(rows), max(map(len, rows)), *rows[0].shape[1:]), dtype=rows[0].dtype)
     for place, row in zip(padded, rows, strict=True):
