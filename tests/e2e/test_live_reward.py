@@ -170,9 +170,10 @@ def test_twenty_swaps_under_load_lose_nothing_and_mix_nothing(run, fitted, tmp_p
 
 
 def gauges_of(process):
-    """What the exporter of a run's Ray tells of the run: the agent listens for gRPC by IPv6, and for this by IPv4."""
-    [agent] = [one for one in psutil.Process(process.pid).children(recursive=True) if "DashboardAgent" in one.name()]
-    [port] = [one.laddr.port for one in agent.net_connections("tcp4") if one.status == psutil.CONN_LISTEN]
+    """What the exporter of a run's Ray tells of the run; its port is written in the folder of the Ray session."""
+    [head] = [one for one in psutil.Process(process.pid).children(recursive=True) if one.name() == "gcs_server"]
+    [session] = re.findall(r"--log_dir=(\S+)/logs", " ".join(head.cmdline()))
+    [port] = [int(file.read_text()) for file in Path(session).glob("metrics_export_port_*")]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         found = re.findall(r'^ray_(rlcap_\w+)\{.*\brun="live".*\} (\S+)$', answer.read().decode(), re.MULTILINE)
     return {name: float(value) for name, value in found}
