@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlcap.commands.parsing import Commands, add_command
@@ -68,49 +68,27 @@ examples:
 
 def register(actions: Commands) -> None:
     """Add the four actions."""
-    swap = add_command(
-        actions, "swap", _run_swap, summary="replace it in a live run", details=_SWAP_DETAILS, more=_SWAP_MORE
-    )
-    _add_run(swap)
+    swap = _add(actions, "swap", _run_swap, "replace it in a live run", _SWAP_DETAILS, _SWAP_MORE)
     swap.add_argument("path", nargs="?", default="", metavar="PATH", help="the reward model that comes in")
     how = swap.add_mutually_exclusive_group()
     how.add_argument("--shadow", action="store_true", help="only let it score beside the live model")
     how.add_argument("--discard", action="store_true", help="let go of a shadow")
-    rollback = add_command(
-        actions,
-        "rollback",
-        _run_rollback,
-        summary="undo the last swap of a live run",
-        details=_ROLLBACK_DETAILS,
-        more=_ROLLBACK_MORE,
-    )
-    _add_run(rollback)
-    status = add_command(
-        actions,
-        "status",
-        _run_status,
-        summary="versions, shards and load of a live run",
-        details=_STATUS_DETAILS,
-        more=_STATUS_MORE,
-    )
-    _add_run(status)
-    scale = add_command(
-        actions,
-        "scale",
-        _run_scale,
-        summary="add or remove shards of a live run",
-        details=_SCALE_DETAILS,
-        more=_SCALE_MORE,
-    )
-    _add_run(scale)
+    _add(actions, "rollback", _run_rollback, "undo the last swap of a live run", _ROLLBACK_DETAILS, _ROLLBACK_MORE)
+    _add(actions, "status", _run_status, "versions, shards and load of a live run", _STATUS_DETAILS, _STATUS_MORE)
+    scale = _add(actions, "scale", _run_scale, "add or remove shards of a live run", _SCALE_DETAILS, _SCALE_MORE)
     change = scale.add_mutually_exclusive_group(required=True)
     change.add_argument("--add", action="store_true", help="start one more shard")
     change.add_argument("--replicate", metavar="SHARD", default="", help="start a replica of this shard")
     change.add_argument("--remove", metavar="SHARD", default="", help="end this shard and its replicas")
 
 
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_dir", metavar="RUN", help="run directory, such as runs/latest")
+def _add(
+    actions: Commands, name: str, run: Callable[[argparse.Namespace], int], summary: str, details: str, more: str
+) -> argparse.ArgumentParser:
+    """Add an action on a run."""
+    action = add_command(actions, name, run, summary=summary, details=details, more=more)
+    action.add_argument("run_dir", metavar="RUN", help="run directory, such as runs/latest")
+    return action
 
 
 def _run_swap(arguments: argparse.Namespace) -> int:
