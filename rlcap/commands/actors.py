@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from rlcap.commands.parsing import Commands, HelpFormatter, add_command
+from rlcap.commands.parsing import Commands, add_actions, add_command
 from rlcap.commands.terminal import say
 
 _DETAILS = """\
@@ -34,15 +34,9 @@ examples:
 
 def register(commands: Commands) -> None:
     """Add the command and its action."""
-    parser = commands.add_parser(
-        "actors",
-        help="add caption actors to a live run, or remove some",
-        description=_DETAILS,
-        epilog=_MORE,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
+    actions = add_actions(
+        commands, "actors", summary="add caption actors to a live run, or remove some", details=_DETAILS, more=_MORE
     )
-    actions = parser.add_subparsers(title="actions", metavar="<action>", required=True)
     scale = add_command(
         actions, "scale", _run_scale, summary="add or remove some", details=_SCALE_DETAILS, more=_SCALE_MORE
     )

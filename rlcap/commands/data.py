@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlcap.commands.parsing import Commands, HelpFormatter, add_command, add_overrides
+from rlcap.commands.parsing import Commands, add_actions, add_command, add_overrides
 from rlcap.commands.terminal import FAULT, aligned, complain, say
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ settings most often changed:
 
 def register(commands: Commands) -> None:
     """Add the command and its action."""
-    data = commands.add_parser(
-        "data", help="check recordings", description=_DETAILS, epilog=_MORE, formatter_class=HelpFormatter
-    )
-    actions = data.add_subparsers(title="actions", metavar="<action>", required=True)
+    actions = add_actions(commands, "data", summary="check recordings", details=_DETAILS, more=_MORE)
     check = add_command(actions, "check", _run, summary="read every recording once", details=_DETAILS, more=_MORE)
     check.add_argument("--limit", type=int, metavar="N", help="decode N recordings, evenly spread; default: all")
     check.add_argument("--quarantine", type=Path, metavar="FILE", help="CSV file for what cannot be used")

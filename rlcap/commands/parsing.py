@@ -30,6 +30,14 @@ def add_command(
     return parser
 
 
+def add_actions(commands: Commands, name: str, *, summary: str, details: str, more: str) -> Commands:
+    """Add a command of several actions, described as others are; returns where those are added."""
+    parser = commands.add_parser(
+        name, help=summary, description=details, epilog=more, formatter_class=HelpFormatter, allow_abbrev=False
+    )
+    return parser.add_subparsers(title="actions", metavar="<action>", required=True)
+
+
 def add_overrides(parser: argparse.ArgumentParser) -> None:
     """Let a command take settings."""
     parser.add_argument(

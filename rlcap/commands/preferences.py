@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rlcap.commands.parsing import Commands, HelpFormatter, add_command, add_overrides
+from rlcap.commands.parsing import Commands, add_actions, add_command, add_overrides
 from rlcap.commands.stages import stage_runner
 from rlcap.commands.terminal import aligned, say
 
@@ -80,14 +80,9 @@ examples:
 
 def register(commands: Commands) -> None:
     """Add the command and its actions."""
-    preferences = commands.add_parser(
-        "prefs",
-        help="simulate, import and inspect preference pairs",
-        description=_DETAILS,
-        epilog=_MORE,
-        formatter_class=HelpFormatter,
+    actions = add_actions(
+        commands, "prefs", summary="simulate, import and inspect preference pairs", details=_DETAILS, more=_MORE
     )
-    actions = preferences.add_subparsers(title="actions", metavar="<action>", required=True)
     simulate = add_command(
         actions,
         "simulate",

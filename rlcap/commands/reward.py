@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlcap.commands import live_reward
-from rlcap.commands.parsing import Commands, HelpFormatter, add_command, add_overrides
+from rlcap.commands.parsing import Commands, add_actions, add_command, add_overrides
 from rlcap.commands.stages import KEPT
 from rlcap.commands.terminal import FAULT, aligned, complain, say
 
@@ -96,14 +96,9 @@ examples:
 
 def register(commands: Commands) -> None:
     """Add the command and its actions."""
-    reward = commands.add_parser(
-        "reward",
-        help="fit the reward model, and score captions with it",
-        description=_DETAILS,
-        epilog=_MORE,
-        formatter_class=HelpFormatter,
+    actions = add_actions(
+        commands, "reward", summary="fit the reward model, and score captions with it", details=_DETAILS, more=_MORE
     )
-    actions = reward.add_subparsers(title="actions", metavar="<action>", required=True)
     fit = add_command(
         actions, "fit", _run_fit, summary="fit it on pairwise preferences", details=_FIT_DETAILS, more=_FIT_MORE
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rlcap.commands.bench import audio, end_to_end, learner, reward, sampler, simulate, swap, weights
-from rlcap.commands.parsing import Commands, HelpFormatter
+from rlcap.commands.parsing import Commands, add_actions
 
 _DETAILS = """\
 Measure the parts of a run on this machine, each beside what it could reach."""
@@ -20,13 +20,8 @@ examples:
 
 def register(commands: Commands) -> None:
     """Add the command and its actions."""
-    bench = commands.add_parser(
-        "bench",
-        help="measure what parts of a run reach here",
-        description=_DETAILS,
-        epilog=_MORE,
-        formatter_class=HelpFormatter,
+    actions = add_actions(
+        commands, "bench", summary="measure what parts of a run reach here", details=_DETAILS, more=_MORE
     )
-    actions = bench.add_subparsers(title="actions", metavar="<action>", required=True)
     for module in (end_to_end, sampler, learner, reward, swap, weights, audio, simulate):
         module.register(actions)
