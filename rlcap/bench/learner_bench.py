@@ -89,10 +89,8 @@ def _measure(size: PolicySize, workload: Workload, device: torch.device, num_rou
     for number in range(num_rounds + 1):
         fresh = _renumbered(scored, number)
         runs = (partial(update.update, [fresh]), plain_update, partial(_model_alone, update, merge([fresh]).captions))
-        times = [seconds(run, device) for run in runs]
-        if number:  # the first one warms up
-            rounds.append(times)
-    ours, theirs, model = np.array(rounds).T
+        rounds.append([seconds(run, device) for run in runs])
+    ours, theirs, model = np.array(rounds[1:]).T  # the first one warms up
     action_mask = torch.from_numpy(scored.rollouts.action_mask)
     num_tokens = int(action_mask.sum())
     return LearnerSpeed(

@@ -92,12 +92,8 @@ def _measure(size: PolicySize, workload: Workload, device: torch.device, num_rou
         lambda: _generate(captioner, encoding, clip_index),
         lambda: _model_alone(captioner, encoding, clip_index),
     )
-    rounds = []
-    for number in range(num_rounds + 1):
-        times = [seconds(run, device) for run in runs]
-        if number:  # the first one warms up
-            rounds.append(times)
-    ours, theirs, model = np.array(rounds).T
+    rounds = [[seconds(run, device) for run in runs] for _ in range(num_rounds + 1)]
+    ours, theirs, model = np.array(rounds[1:]).T  # the first one warms up
     return SampledSpeed(
         policy=size.name,
         workload=workload.name,
