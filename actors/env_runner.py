@@ -59,6 +59,19 @@ class ActorPlan:
     with_greedy: bool = False
     """Whether each clip's greedy caption is scored as well."""
 
+    def start_actor(self, device: torch.device | None = None) -> CaptionActor:
+        """Load the policy, and its frozen reference."""
+        policy = load_captioner(self.baseline)
+        return CaptionActor(
+            self.source,
+            policy=policy,
+            reference=policy.frozen_reference(),
+            sampling=self.sampling,
+            samples_per_clip=self.samples_per_clip,
+            with_greedy=self.with_greedy,
+            device=device,
+        )
+
 
 class CaptionEnvRunner(EnvRunner):
     """A caption actor that RLlib can create and restart; the plan is in `config.env_config["plan"]`."""
@@ -69,16 +82,7 @@ class CaptionEnvRunner(EnvRunner):
         plan: ActorPlan = config.env_config["plan"]
         torch.set_num_threads(plan.num_threads)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        policy = load_captioner(plan.baseline)
-        self._actor = CaptionActor(
-            plan.source,
-            policy=policy,
-            reference=policy.frozen_reference(),
-            sampling=plan.sampling,
-            samples_per_clip=plan.samples_per_clip,
-            with_greedy=plan.with_greedy,
-            device=torch.device("cuda" if ray.get_gpu_ids() else "cpu"),
-        )
+        self._actor = plan.start_actor(torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
         self._policy_version = -1
         self._reward: RewardReference | None = None
         self._reward_client: RewardClient

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float32
 
 from actors.audio_cursor import AudioCursor
-from actors.caption_actor import CaptionActor
 from learner.ppo_update import PPOUpdate
 from reward_server.fitting import limited_threads
 from reward_server.scoring import ClapReward
@@ -38,15 +37,7 @@ class TightLoop:
         config, plan = parts.config, parts.actor_plan()
         self._num_threads = num_threads
         self._num_batches = config.training.batches_per_update
-        policy = load_captioner(plan.baseline)
-        self._actor = CaptionActor(
-            plan.source,
-            policy=policy,
-            reference=policy.frozen_reference(),
-            sampling=plan.sampling,
-            samples_per_clip=plan.samples_per_clip,
-            with_greedy=plan.with_greedy,
-        )
+        self._actor = plan.start_actor()
         self._update = PPOUpdate(load_captioner(plan.baseline), learning_settings(config), seed=config.seed)
         self._reward = _DirectReward(ClapReward.load(parts.reward))
         clips_per_batch = config.training.clips_per_batch // self._num_batches
