@@ -171,8 +171,9 @@ def test_twenty_swaps_under_load_lose_nothing_and_mix_nothing(run, fitted, tmp_p
 
 def gauges_of(process):
     """What the exporter of a run's Ray tells of the run; its port is written in the folder of the Ray session."""
-    [head] = [one for one in psutil.Process(process.pid).children(recursive=True) if one.name() == "gcs_server"]
-    [session] = re.findall(r"--log_dir=(\S+)/logs", " ".join(head.cmdline()))
+    alive = [one.info for one in psutil.process_iter(["ppid", "name", "cmdline"])]
+    [head] = [one["cmdline"] for one in alive if (one["ppid"], one["name"]) == (process.pid, "gcs_server")]
+    [session] = re.findall(r"--log_dir=(\S+)/logs", " ".join(head))
     [port] = [int(file.read_text()) for file in Path(session).glob("metrics_export_port_*")]
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         found = re.findall(r'^ray_(rlcap_\w+)\{.*\brun="live".*\} (\S+)$', answer.read().decode(), re.MULTILINE)
