@@ -50,7 +50,7 @@ def without_advice() -> Iterator[None]:
             os.write(2, b"".join(line for line in held if ADVICE not in line))
 
 
-def object_store_bytes(captioner: Path, cluster: ClusterConfig) -> int:
+def object_store_room(captioner: Path, cluster: ClusterConfig) -> int:
     """Return a size in which all versions of a captioner's weights have room that a run holds at once.
 
     Where there is none Ray writes them to disk, and a version takes several times as long.

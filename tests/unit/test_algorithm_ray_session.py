@@ -13,7 +13,7 @@ from rlcap.algorithm.ray_session import (
     OBJECT_STORE_BYTES,
     cluster_may_be_lost,
     interrupts_held,
-    object_store_bytes,
+    object_store_room,
     without_advice,
 )
 from rlcap.config.cluster import ClusterConfig
@@ -38,17 +38,17 @@ def test_the_object_store_has_room_for_the_versions_that_a_run_holds_and_leaves_
     monkeypatch.setattr(ray_session.psutil, "virtual_memory", lambda: memory)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shared)
     in_step, lagging = ClusterConfig(), ClusterConfig(max_staleness=2)
-    assert object_store_bytes(tmp_path, in_step) == OBJECT_STORE_BYTES + 2 * 2 * 10**9
-    assert object_store_bytes(tmp_path, lagging) == OBJECT_STORE_BYTES + 4 * 2 * 10**9
+    assert object_store_room(tmp_path, in_step) == OBJECT_STORE_BYTES + 2 * 2 * 10**9
+    assert object_store_room(tmp_path, lagging) == OBJECT_STORE_BYTES + 4 * 2 * 10**9
     apart = replace(in_step, num_learners=1)
-    assert object_store_bytes(tmp_path, apart) == OBJECT_STORE_BYTES + 6 * 2 * 10**9
+    assert object_store_room(tmp_path, apart) == OBJECT_STORE_BYTES + 6 * 2 * 10**9
     memory.available = 10 * 10**9
-    assert object_store_bytes(tmp_path, in_step) == 3 * 10**9
+    assert object_store_room(tmp_path, in_step) == 3 * 10**9
     monkeypatch.setattr(ray_session, "SHARED_MEMORY", tmp_path)  # there on any system
     shared.free = 10**9
-    assert object_store_bytes(tmp_path, in_step) == 10**9
+    assert object_store_room(tmp_path, in_step) == 10**9
     shared.free = 64 * 1024**2
-    assert object_store_bytes(tmp_path, in_step) == OBJECT_STORE_BYTES
+    assert object_store_room(tmp_path, in_step) == OBJECT_STORE_BYTES
 
 
 def interrupted(done, *, times=1, fault=None):
