@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import ray
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -35,13 +35,15 @@ def update_learners(
     return _on_each(group, lambda learner: learner.update(batch_refs=refs), timeout_s)[0]
 
 
-def hold_learners(group: LearnerGroup) -> dict[str, Any]:
-    """Copy the learners' state as it is now, their weights apart, for `saved_state.write`.
+def hold_learners(group: LearnerGroup) -> saved_state.HeldState:
+    """Copy the learners' state as it is now, for `saved_state.write`.
 
     Raises:
         ActorLostError: If a learner is lost.
     """
-    return _on_each(group, lambda learner: learner.hold_update())[0]
+    held = _on_each(group, lambda learner: learner.hold_update())[0]
+    assert held is not None, "answers come in learner order"
+    return held
 
 
 def load_learners(group: LearnerGroup, directory: Path) -> LearnerResult:

@@ -25,6 +25,7 @@ from learner.rl_module import CaptionRLModule
 from rlcap.captioners.captioner import PolicyOutput
 from rlcap.captioners.weights import FlatWeights, publish
 from rlcap.config.algorithm import PPOConfig
+from rlcap.config.precision import Precision
 from rlcap.errors import in_one_line
 from rlcap.stacks import show_stack_on_signal
 from rlcap.types import ScoredRollouts
@@ -37,11 +38,17 @@ FETCH_TIMEOUT_S = 120.0
 PPO = "ppo"
 SEED = "seed"
 NUM_UPDATES = "num_updates"
+WEIGHTS_PRECISION = "weights_precision"
 
 
-def learner_settings(ppo: PPOConfig, seed: int, num_updates: int | None = None) -> dict[str, object]:
+def learner_settings(
+    ppo: PPOConfig,
+    seed: int,
+    num_updates: int | None = None,
+    weights_precision: Precision = Precision.float32,
+) -> dict[str, object]:
     """Return what `AlgorithmConfig.training(learner_config_dict=...)` must hold for `CaptionPPOLearner`."""
-    return {PPO: ppo, SEED: seed, NUM_UPDATES: num_updates}
+    return {PPO: ppo, SEED: seed, NUM_UPDATES: num_updates, WEIGHTS_PRECISION: weights_precision}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,8 @@ class LearnerResult:
     metrics: dict[str, float]
     policy_version: int
     weights: FlatWeights | None
-    """The trainable weights of this version; from the first learner only."""
+    """The trainable weights of this version; from the first learner only, and from one in this process only until it
+    is asked for the next ones: it fills the same buffers again."""
     publish_s: float = 0.0
     """How long it took to copy them out of the model."""
     failure_reasons: tuple[str, ...] = ()
@@ -81,6 +89,7 @@ class CaptionPPOLearner(TorchLearner):
     """
 
     ppo_update: PPOUpdate
+    _sent: FlatWeights | None = None
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:  # noqa: ANN401
         """Set up the update, and register its optimiser with RLlib."""
@@ -136,9 +145,9 @@ class CaptionPPOLearner(TorchLearner):
         """Return weights and version as they are, without metrics."""
         return self._result({})
 
-    def hold_update(self) -> dict[str, Any]:
-        """Copy the learner's part of a checkpoint, its weights apart; only the first learner does, others give {}."""
-        return saved_state.hold(self.ppo_update) if self._is_first else {}
+    def hold_update(self) -> saved_state.HeldState | None:
+        """Copy the learner's part of a checkpoint; only the first learner does."""
+        return saved_state.hold(self.ppo_update) if self._is_first else None
 
     def load_update(self, content: UInt8[np.ndarray, " byte"], path: str) -> LearnerResult:
         """Go on from the content of a state file, and return the weights."""
@@ -154,9 +163,12 @@ class CaptionPPOLearner(TorchLearner):
 
     def _result(self, metrics: dict[str, float]) -> LearnerResult:
         started = time.perf_counter()
-        weights = publish(self.ppo_update.captioner, trainable_only=True) if self._is_first else None
+        if self._is_first:
+            precision: Precision = self.config.learner_config_dict[WEIGHTS_PRECISION]
+            # The weights before are in Ray's object store by now.
+            self._sent = publish(self.ppo_update.captioner, trainable_only=True, precision=precision, into=self._sent)
         publish_s = time.perf_counter() - started
-        return LearnerResult(metrics, self.ppo_update.policy_version, weights, publish_s)
+        return LearnerResult(metrics, self.ppo_update.policy_version, self._sent, publish_s)
 
     @property
     def _is_first(self) -> bool:

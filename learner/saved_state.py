@@ -34,23 +34,32 @@ class HeldTensor:
     shape: tuple[int, ...]
 
 
-def hold(update: PPOUpdate) -> dict[str, Any]:
-    """Copy all that there is beside the weights into main memory; what the learner does later does not change it."""
-    held: dict[str, Any] = _held(update.training_state())
-    return held
+@dataclass(frozen=True, slots=True)
+class HeldState:
+    """A learner at one moment: what it does later does not change it."""
+
+    weights: FlatWeights
+    """Those that are trained, in full precision."""
+    training: dict[str, Any]
+    """Optimiser, counters, reward statistics and ledger."""
 
 
-def write(held: Mapping[str, Any], weights: FlatWeights, directory: Path) -> None:
-    """Write what `hold` gave, and the weights of the same moment, into `directory`."""
+def hold(update: PPOUpdate) -> HeldState:
+    """Copy all that it takes to go on into main memory."""
+    return HeldState(publish(update.captioner, trainable_only=True), _held(update.training_state()))
+
+
+def write(held: HeldState, directory: Path) -> None:
+    """Write what `hold` gave into `directory`."""
     directory.mkdir(parents=True, exist_ok=True)
-    state = {CAPTIONER: tensors_in(weights), **_released(held)}
+    state = {CAPTIONER: tensors_in(held.weights), **_released(held.training)}
     with (directory / STATE_FILE).open("wb") as file:
         torch.save(state, file)
 
 
 def save(update: PPOUpdate, directory: Path) -> None:
     """Write weights, optimiser, counters, reward statistics and ledger into `directory`."""
-    write(hold(update), publish(update.captioner, trainable_only=True), directory)
+    write(hold(update), directory)
 
 
 def read(directory: Path) -> UInt8[np.ndarray, " byte"]:

@@ -37,8 +37,7 @@ from rlcap.algorithm.standpoints import standpoints
 from rlcap.algorithm.update_report import UpdateReport
 from rlcap.algorithm.watchdog import Watchdog
 from rlcap.captioners.loading import load_captioner
-from rlcap.captioners.weights import FlatWeights, load_into, rounded
-from rlcap.config.precision import Precision
+from rlcap.captioners.weights import load_into
 from rlcap.errors import ActorLostError, CheckpointError
 from rlcap.protocols import RewardClient
 
@@ -127,18 +126,16 @@ class CaptionPPO(Algorithm):
         """
         cursor = self._cursor_at(self._pipeline.next_batch)
         state = {"update": self._update, "cursor": cursor.state_dict(), "counts": self._batch_counts()}
-        return partial(self._write, state, self._weights, hold_learners(self.learner_group))
+        return partial(self._write, state, hold_learners(self.learner_group))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the captioner in Hugging Face layout, the learner's state, and where the stream stands."""
         self.snapshot()(Path(checkpoint_dir))
 
-    def _write(
-        self, state: dict[str, object], weights: FlatWeights, learner: dict[str, object], directory: Path
-    ) -> None:
-        load_into(self._policy, weights)
+    def _write(self, state: dict[str, object], learner: saved_state.HeldState, directory: Path) -> None:
+        load_into(self._policy, learner.weights)
         self._policy.save(directory / CAPTIONER)
-        saved_state.write(learner, weights, directory / LEARNER)
+        saved_state.write(learner, directory / LEARNER)
         (directory / STATE).write_text(json.dumps(state, indent=2) + "\n")
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
@@ -219,13 +216,10 @@ class CaptionPPO(Algorithm):
     def _publish(self, result: LearnerResult) -> dict[str, float]:
         """Hand the weights on to the actors; returns, as metrics, what that took."""
         assert result.weights is not None, "answers come in learner order, and the first learner sends its weights"
-        self._weights = result.weights
         start = time.monotonic()
-        halve = self._plan.cluster.weights_precision is Precision.bfloat16
-        weights = rounded(result.weights) if halve else result.weights
-        self._pipeline.publish(result.policy_version, ray.put(weights))
+        self._pipeline.publish(result.policy_version, ray.put(result.weights))
         return {
-            "weights/num_bytes": float(weights.num_bytes),
+            "weights/num_bytes": float(result.weights.num_bytes),
             "weights/publish_ms": 1e3 * result.publish_s,
             "weights/put_ms": 1e3 * (time.monotonic() - start),
         }

@@ -5,18 +5,22 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
+import psutil
 import ray
 
 from rlcap.config.cluster import ClusterConfig
 from rlcap.errors import ActorLostError, RunError, in_one_line
 from rlcap.planning.placement import Node
+from rlcap.planning.plan import OBJECT_STORE_SHARE
 from rlcap.planning.processes import ProcessGroup, process_groups, shortages
 
 log = logging.getLogger(__name__)
@@ -24,7 +28,11 @@ log = logging.getLogger(__name__)
 ADVICE = b"constructor arguments in the object store"
 """Ray warns of this for every actor that may restart; their arguments are held here as long as they live."""
 OBJECT_STORE_BYTES = 512 * 1024**2
-"""Enough for the rollouts and weights in flight on one machine; a cluster brings its own."""
+"""Enough for the rollouts and the models of one machine that are in flight; a cluster brings its own store."""
+SHARED_MEMORY = Path("/dev/shm")
+HELD_VERSIONS = 4
+"""Sizes of the weights in the answers of a learner with a process of its own: new ones, and for a checkpoint weights
+and optimiser."""
 
 
 @contextmanager
@@ -40,6 +48,20 @@ def without_advice() -> Iterator[None]:
             os.close(shown)
             held.seek(0)
             os.write(2, b"".join(line for line in held if ADVICE not in line))
+
+
+def object_store_room(captioner: Path, cluster: ClusterConfig) -> int:
+    """Return a size in which all versions of a captioner's weights have room that a run holds at once.
+
+    Where there is none Ray writes them to disk, and a version takes several times as long.
+    """
+    weights = sum(file.stat().st_size for file in captioner.rglob("*.safetensors"))
+    # Of requests under way, the newest, and the one that is put.
+    num_versions = cluster.max_staleness + 2 + (HELD_VERSIONS if cluster.num_learners else 0)
+    room = int(OBJECT_STORE_SHARE * psutil.virtual_memory().available)
+    if SHARED_MEMORY.is_dir():
+        room = min(room, shutil.disk_usage(SHARED_MEMORY).free)
+    return max(OBJECT_STORE_BYTES, min(OBJECT_STORE_BYTES + num_versions * weights, room))
 
 
 @contextmanager

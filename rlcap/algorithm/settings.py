@@ -80,7 +80,11 @@ def algorithm_config(plan: RunPlan, algo_class: type) -> AlgorithmConfig:
             num_gpus_per_learner=cluster.learner_gpus,
             custom_resources_per_learner=placed_on(cluster.learner_nodes),
         )
-        .training(learner_config_dict=learner_settings(plan.ppo, plan.seed, plan.training.num_updates))
+        .training(
+            learner_config_dict=learner_settings(
+                plan.ppo, plan.seed, plan.training.num_updates, cluster.weights_precision
+            )
+        )
         .debugging(seed=plan.seed, log_level="ERROR")
         .experimental(_validate_config=False)
         .update_from_dict(

@@ -18,11 +18,15 @@ from rlcap.algorithm.ray_session import ray_session
 from rlcap.bench.hardware import Hardware, describe_hardware
 from rlcap.captioners.weights import FlatWeights, load_into, publish
 from rlcap.config.cluster import ClusterConfig
+from rlcap.config.precision import Precision
 from rlcap.errors import ConfigError
 from rlcap.pipeline.progress import progress_bar
 
 FLOAT32, BFLOAT16, ADAPTERS = "float32", "bfloat16", "adapters"
 VARIANTS = (FLOAT32, BFLOAT16, ADAPTERS)
+NUM_WARM_UPS = 8
+"""Versions that are not timed. Each lies in another place of shared memory at first, and an actor maps a place page by
+page when it first reads there; behind these it has mapped all places, as in a run after some updates."""
 ADAPTER_SHARE = 0.01
 """Of the weights, where only adapters are trained and sent."""
 TENSOR_BYTES = 4 * 1024**2
@@ -39,7 +43,7 @@ class WeightsSpeed:
     """What is sent: in bfloat16 half of the weights, of adapters their own size."""
     num_actors: int
     publish_ms: float
-    """From the module to flat buffers."""
+    """From the module to flat buffers, those of the version before."""
     put_ms: float
     """From there to shared memory."""
     load_ms: float
@@ -108,9 +112,8 @@ def _check(megabytes: Sequence[float], actor_counts: Sequence[int], num_rounds: 
 class BenchWeights(nn.Module):
     """Matrices of a given size in all, with or without adapters beside them; not made to compute anything."""
 
-    def __init__(self, variant: str, megabytes: float) -> None:
+    def __init__(self, variant: str, megabytes: float, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        dtype = torch.bfloat16 if variant == BFLOAT16 else torch.float32
         num_tensors = max(1, round(megabytes * MEGABYTE / TENSOR_BYTES))
         side = round((megabytes * MEGABYTE / num_tensors / 4) ** 0.5)
         frozen = variant == ADAPTERS
@@ -140,7 +143,8 @@ class _Receiver:
 
     def __init__(self, variant: str, megabytes: float) -> None:
         torch.set_num_threads(1)
-        self._module = BenchWeights(variant, megabytes)
+        # With weights that travel in bfloat16 goes an actor that samples in it: `sampling.precision`.
+        self._module = BenchWeights(variant, megabytes, torch.bfloat16 if variant == BFLOAT16 else torch.float32)
 
     def load(self, weights: FlatWeights) -> set[float]:
         """Take them over, and say what they hold."""
@@ -148,19 +152,41 @@ class _Receiver:
         return self._module.marks()
 
 
+class _Sender:
+    """What learner and driver do with new weights; like them it holds one version until the next is there."""
+
+    def __init__(self, variant: str, megabytes: float) -> None:
+        self._module = BenchWeights(variant, megabytes)
+        self._precision = Precision.bfloat16 if variant == BFLOAT16 else Precision.float32
+        self._published: FlatWeights | None = None
+        self._reference: ray.ObjectRef | None = None
+
+    def send(self, actors: Sequence[Any], number: int) -> tuple[int, tuple[float, float, float]]:
+        """Send a version to all actors; return its size, and the seconds of each step."""
+        self._module.mark(number)
+        begun = time.perf_counter()
+        weights = publish(self._module, trainable_only=True, precision=self._precision, into=self._published)
+        published = time.perf_counter()
+        self._published, self._reference = weights, ray.put(weights)
+        put = time.perf_counter()
+        marks = ray.get([actor.load.remote(self._reference) for actor in actors])
+        loaded = time.perf_counter()
+        assert all(seen == {float(number)} for seen in marks), f"actors hold {marks} after version {number} was sent"
+        return weights.num_bytes, (published - begun, put - published, loaded - put)
+
+
 def _measure(variant: str, megabytes: float, num_actors: int, num_rounds: int) -> WeightsSpeed:
     receiver: Any = ray.remote(num_cpus=1)(_Receiver)
     actors = [receiver.remote(variant, megabytes) for _ in range(num_actors)]
-    module = BenchWeights(variant, megabytes)
+    sender = _Sender(variant, megabytes)
     copies = _PlainCopies(int(megabytes * MEGABYTE / (2 if variant == BFLOAT16 else 1)))
     rounds = []
     num_bytes = 0
     try:
-        for number in range(1, num_rounds + 2):
-            module.mark(number)
-            num_bytes, times = _send(module, actors, number)
+        for number in range(1, NUM_WARM_UPS + num_rounds + 1):
+            num_bytes, times = sender.send(actors, number)
             found = (*times, copies.bytes_per_s_one_core(), copies.bytes_per_s())
-            if number > 1:  # the first one warms up
+            if number > NUM_WARM_UPS:
                 rounds.append(found)
     finally:
         for actor in actors:
@@ -181,19 +207,6 @@ def _measure(variant: str, megabytes: float, num_actors: int, num_rounds: int) -
         copy_gb_per_s_one_core=float(np.median(one_core)) / 1e9,
         share_of_memory_bandwidth=float(np.median(delivered / all_cores)),
     )
-
-
-def _send(module: BenchWeights, actors: Sequence[Any], number: int) -> tuple[int, tuple[float, float, float]]:
-    """Send the weights to all actors; return their size, and the seconds of each step."""
-    begun = time.perf_counter()
-    weights = publish(module, trainable_only=True)
-    published = time.perf_counter()
-    reference = ray.put(weights)
-    put = time.perf_counter()
-    marks = ray.get([actor.load.remote(reference) for actor in actors])
-    loaded = time.perf_counter()
-    assert all(seen == {float(number)} for seen in marks), f"actors hold {marks} after version {number} was sent"
-    return weights.num_bytes, (published - begun, put - published, loaded - put)
 
 
 class _PlainCopies:

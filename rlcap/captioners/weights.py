@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlcap.config.precision import Precision
 from rlcap.errors import CheckpointError
 
 _BITS = {torch.bfloat16: torch.uint16}
@@ -47,46 +48,52 @@ class FlatWeights:
         return sum(buffer.nbytes for buffer in self.buffers.values())
 
 
-def publish(module: nn.Module, *, trainable_only: bool = False) -> FlatWeights:
+def publish(
+    module: nn.Module,
+    *,
+    trainable_only: bool = False,
+    precision: Precision = Precision.float32,
+    into: FlatWeights | None = None,
+) -> FlatWeights:
     """Copy a module's state into flat buffers in main memory, ready for `ray.put`.
 
-    With `trainable_only`, parameters that are frozen stay behind: whoever loads the result has them already.
     Tensors that share memory (tied weights) are sent once.
+
+    Args:
+        module: It may live on any device.
+        trainable_only: Leave out parameters that are frozen: whoever loads the result has them already.
+        precision: With bfloat16, float32 tensors are rounded on the way; those of other dtypes stay as they are.
+        into: Weights published before that nobody reads any more. Where they are laid out alike, their buffers are
+            filled again: a copy into fresh memory takes twice as long, and many times where the system is short of it.
     """
     frozen = {name for name, parameter in module.named_parameters() if trainable_only and not parameter.requires_grad}
     own = _distinct_tensors(module)
     sent = {name: tensor for name, tensor in own.items() if name not in frozen}
-    sizes: dict[torch.dtype, int] = {}
-    places = []
-    for name, tensor in sent.items():
-        start = sizes.get(tensor.dtype, 0)
-        places.append(TensorPlace(name, _name(tensor.dtype), tuple(tensor.shape), start))
-        sizes[tensor.dtype] = start + tensor.numel()
-    # numpy asks the system for huge pages: filling its memory takes a third of the time of torch's.
-    buffers = {_name(dtype): np.empty(size, _numpy_dtype(dtype)) for dtype, size in sizes.items()}
+    places, sizes = _lay_out(sent, precision)
+    if into is not None and into.places == places:
+        buffers = into.buffers
+    else:
+        # numpy asks the system for huge pages: filling its memory takes a third of the time of torch's.
+        buffers = {_name(dtype): np.empty(size, _numpy_dtype(dtype)) for dtype, size in sizes.items()}
     for place, tensor in zip(places, sent.values(), strict=True):
         target = torch.from_numpy(buffers[place.dtype][place.start : place.start + tensor.numel()])
-        target.view(tensor.dtype).copy_(tensor.reshape(-1))
-    return FlatWeights(
-        buffers=buffers,
-        places=tuple(places),
-        left_out=tuple(name for name in own if name in frozen),
-    )
+        target.view(getattr(torch, place.dtype)).copy_(tensor.reshape(-1))
+    return FlatWeights(buffers, places, left_out=tuple(name for name in own if name in frozen))
 
 
-def rounded(weights: FlatWeights) -> FlatWeights:
-    """Return float32 weights in bfloat16, at half the bytes; those of other dtypes stay as they are."""
-    full, half = _name(torch.float32), _name(torch.bfloat16)
-    if full not in weights.buffers:
-        return weights
-    bits = _read_only(weights.buffers[full]).to(torch.bfloat16).view(_BITS[torch.bfloat16]).numpy()
-    before = weights.buffers.get(half, bits[:0])
-    buffers = {name: buffer for name, buffer in weights.buffers.items() if name != full}
-    places = tuple(
-        replace(place, dtype=half, start=place.start + len(before)) if place.dtype == full else place
-        for place in weights.places
-    )
-    return FlatWeights({**buffers, half: np.concatenate([before, bits])}, places, weights.left_out)
+def _lay_out(
+    tensors: Mapping[str, Tensor], precision: Precision
+) -> tuple[tuple[TensorPlace, ...], dict[torch.dtype, int]]:
+    """Return where each tensor goes, and how many elements the buffer of each dtype has."""
+    sizes: dict[torch.dtype, int] = {}
+    places = []
+    for name, tensor in tensors.items():
+        rounds = precision is Precision.bfloat16 and tensor.dtype == torch.float32
+        dtype = torch.bfloat16 if rounds else tensor.dtype
+        start = sizes.get(dtype, 0)
+        places.append(TensorPlace(name, _name(dtype), tuple(tensor.shape), start))
+        sizes[dtype] = start + tensor.numel()
+    return tuple(places), sizes
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from rlcap.algorithm.ray_session import cluster_may_be_lost, ray_session
+from rlcap.algorithm.ray_session import cluster_may_be_lost, object_store_room, ray_session
 from rlcap.audio.quarantine import QuarantineList
 from rlcap.captioners.copying import copy_captioner
 from rlcap.config.data import SourceKind, Split
@@ -80,7 +80,9 @@ class _MainJob:
             captioners[SUPERVISED] = self._stages.supervised.path
         deaf_reward = self._stages.reward(HeadKind.text_only).path if self._config.training.controls else None
         self._stages.listener.forget()
-        with ray_session(self._config.cluster, self._config.reward.num_shards), cluster_may_be_lost():
+        cluster, num_shards = self._config.cluster, self._config.reward.num_shards
+        store_bytes = object_store_room(captioners[BASELINE], cluster)
+        with ray_session(cluster, num_shards, object_store_bytes=store_bytes), cluster_may_be_lost():
             with self._timed("ppo"):
                 captioners[TUNED] = tune(self._tuning_job("main", captioners[BASELINE], reward), self._run)
             if deaf_reward:

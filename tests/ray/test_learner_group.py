@@ -157,14 +157,16 @@ def test_every_group_learns_what_a_plain_update_learns_and_goes_on_from_a_checkp
         assert [used.batch_index for used in result.used] == [one.rollouts.batch_index for one in scored]
         assert result.metrics["learner/policy_loss"] == pytest.approx(expected["learner/policy_loss"], abs=1e-4)
         assert_close(weights_in(result), weights_of(plain.captioner), 1e-5)
-    held, after_twenty = hold_learners(group), weights_in(result)
+    held, sent, after_twenty = hold_learners(group), ray.put(result), weights_in(result)
 
-    straight = update_learners(group, put(updates(21)[20]))
-    saved_state.write(held, result.weights, tmp_path)
+    straight = weights_in(update_learners(group, put(updates(21)[20])))
+    assert_close(weights_in(ray.get(sent)), after_twenty, 0.0)  # what was sent does not follow the learner,
+    saved_state.write(held, tmp_path)  # and neither does what is held for a checkpoint
     assert_close(weights_in(load_learners(group, tmp_path)), after_twenty, 0.0)
     resumed = update_learners(group, put(updates(21)[20]))
-    assert_close(weights_in(resumed), weights_in(straight), 0.0)
+    assert_close(weights_in(resumed), straight, 0.0)
     assert resumed.policy_version == 21
+    assert any(not torch.equal(value, after_twenty[name]) for name, value in straight.items())
 
 
 def test_all_learners_of_a_group_hold_the_same_bits_also_in_bfloat16(group):
@@ -182,12 +184,12 @@ def test_all_learners_of_a_group_hold_the_same_bits_also_in_bfloat16(group):
 def test_an_older_state_of_the_group_comes_back_whole(group):
     """RLlib keeps newer weights when it is given an older state, unless the learner leaves its sequence number at 0."""
     before, state = learner_weights(group), group.get_state()
-    version = before.policy_version
+    version, weights = before.policy_version, weights_in(before)
     update_learners(group, put([sample(100 + len(group), version=version)]))
     group.set_state(state)
     after = learner_weights(group)
     assert after.policy_version == version
-    assert_close(weights_in(after), weights_in(before), 0.0)
+    assert_close(weights_in(after), weights, 0.0)
     update_learners(group, put([sample(100 + len(group), version=version)]))  # the ledger went back, too
 
 
@@ -251,6 +253,7 @@ def wait_until_lost(ref):
 
 def test_lost_rollouts_are_named_and_nothing_is_trained_until_all_are_there(group):
     before = learner_weights(group)
+    weights = weights_in(before)
     holder = Holder.remote()
     (one,) = put([sample(400, version=before.policy_version)])
     (lost,) = ray.get(holder.hold.remote(sample(401, version=before.policy_version)))
@@ -258,7 +261,7 @@ def test_lost_rollouts_are_named_and_nothing_is_trained_until_all_are_there(grou
     wait_until_lost(lost)
     refused = update_learners(group, [one, lost])
     assert (refused.missing, refused.policy_version, refused.weights) == ((1,), before.policy_version, None)
-    assert_close(weights_in(learner_weights(group)), weights_in(before), 0.0)
+    assert_close(weights_in(learner_weights(group)), weights, 0.0)
     again = put([sample(401, version=before.policy_version)])
     assert update_learners(group, [one, *again]).policy_version == before.policy_version + 1
 

@@ -1,13 +1,21 @@
 import os
 import re
+import shutil
 import signal
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import ray
 
 from rlcap.algorithm import ray_session
-from rlcap.algorithm.ray_session import cluster_may_be_lost, interrupts_held, without_advice
+from rlcap.algorithm.ray_session import (
+    OBJECT_STORE_BYTES,
+    cluster_may_be_lost,
+    interrupts_held,
+    object_store_room,
+    without_advice,
+)
 from rlcap.config.cluster import ClusterConfig
 from rlcap.errors import ActorLostError, RunError
 from rlcap.planning.placement import Node
@@ -19,6 +27,28 @@ def test_only_the_advice_is_kept_off_standard_error(capfd):
     assert capfd.readouterr().err == "first\nlast"
     os.write(2, b"as before")
     assert capfd.readouterr().err == "as before"
+
+
+def test_the_object_store_has_room_for_the_versions_that_a_run_holds_and_leaves_the_machine_some(tmp_path, monkeypatch):
+    for part in ("one", "two"):
+        (tmp_path / part).mkdir()
+        with (tmp_path / part / "model.safetensors").open("wb") as file:
+            file.truncate(10**9)  # of holes
+    memory, shared = SimpleNamespace(available=10**12), SimpleNamespace(free=10**12)
+    monkeypatch.setattr(ray_session.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shared)
+    in_step, lagging = ClusterConfig(), ClusterConfig(max_staleness=2)
+    assert object_store_room(tmp_path, in_step) == OBJECT_STORE_BYTES + 2 * 2 * 10**9
+    assert object_store_room(tmp_path, lagging) == OBJECT_STORE_BYTES + 4 * 2 * 10**9
+    apart = replace(in_step, num_learners=1)
+    assert object_store_room(tmp_path, apart) == OBJECT_STORE_BYTES + 6 * 2 * 10**9
+    memory.available = 10 * 10**9
+    assert object_store_room(tmp_path, in_step) == 3 * 10**9
+    monkeypatch.setattr(ray_session, "SHARED_MEMORY", tmp_path)  # there on any system
+    shared.free = 10**9
+    assert object_store_room(tmp_path, in_step) == 10**9
+    shared.free = 64 * 1024**2
+    assert object_store_room(tmp_path, in_step) == OBJECT_STORE_BYTES
 
 
 def interrupted(done, *, times=1, fault=None):

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from rlcap.captioners.adapters import add_lora
-from rlcap.captioners.weights import load_into, publish, rounded
+from rlcap.captioners.weights import load_into, publish
+from rlcap.config.precision import Precision
 from rlcap.errors import CheckpointError
 
 
@@ -129,8 +130,7 @@ def test_weights_that_lack_a_tensor_are_refused():
 
 def test_weights_can_be_rounded_on_the_wire_and_the_other_dtypes_stay_as_they_are():
     source, target = Mixed(1), Mixed(2)
-    flat = publish(source)
-    half = rounded(flat)
+    half = publish(source, precision=Precision.bfloat16)
     assert half.num_bytes == 2 * 51 + 2 * 20 + 8
     assert set(half.buffers) == {"bfloat16", "int64"}
     for buffer in half.buffers.values():
@@ -146,9 +146,30 @@ def test_weights_can_be_rounded_on_the_wire_and_the_other_dtypes_stay_as_they_ar
     assert_same(source, target)
 
 
-def test_weights_without_float32_are_rounded_already():
-    flat = publish(nn.Linear(3, 3).to(torch.bfloat16))
-    assert rounded(flat) is flat
+@pytest.mark.parametrize("precision", Precision)
+def test_buffers_that_nobody_reads_any_more_are_filled_again(precision):
+    source, target, expected = Mixed(1), Mixed(2), Mixed(3)
+    first = publish(source, precision=precision)
+    load_into(expected, publish(Mixed(4), precision=precision))
+    again = publish(Mixed(4), precision=precision, into=first)
+    assert again.buffers.keys() == first.buffers.keys()
+    assert all(again.buffers[dtype] is buffer for dtype, buffer in first.buffers.items())
+    load_into(target, again)
+    assert_same(target, expected)
+
+
+def test_buffers_that_are_laid_out_otherwise_are_left_alone():
+    source, target, other = Mixed(1), Mixed(2), Mixed(3)
+    half = publish(other, precision=Precision.bfloat16)
+    before = {dtype: buffer.copy() for dtype, buffer in half.buffers.items()}
+    load_into(target, publish(source, into=half))
+    assert_same(source, target)
+    source.coarse.requires_grad_(requires_grad=False)
+    target = Mixed(2)
+    load_into(target, publish(source, trainable_only=True, into=publish(source)))
+    assert torch.equal(target.scale, source.scale)
+    for dtype, buffer in half.buffers.items():
+        assert np.array_equal(buffer, before[dtype])
 
 
 def test_a_run_that_trains_adapters_sends_the_adapters_alone(make_captioner):

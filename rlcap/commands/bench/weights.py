@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 _DETAILS = """\
 Measure how fast new weights reach the actors of a node: from the learner's module to flat buffers, from there to shared
-memory, and into the module of every actor; in turns with plain copies of as many bytes by all cores. In float32, in
-bfloat16, and of adapters alone, of a hundredth of the size. Other jobs on the machine spoil the figures.
+memory, and into the module of every actor; in turns with plain copies of as many bytes by all cores. In float32,
+rounded to bfloat16 on the way, and of adapters alone, of a hundredth of the size. The first versions, which touch
+memory that nobody has used yet, are not timed. Other jobs on the machine spoil the figures.
 
 reads:
   nothing
