@@ -51,7 +51,7 @@ def draw(
         top_p: of those, keep the fewest that hold this share of the probability; 1 keeps all.
         generator: source of randomness; None picks the most probable token.
     """
-    probabilities = torch.softmax(_cooled(logits, temperature), dim=-1)
+    probabilities = torch.softmax(cooled(logits, temperature), dim=-1)
     if top_k == 0 and top_p == 1.0:
         tokens = _pick(probabilities, generator)
         return DrawnTokens(tokens, _at(probabilities, tokens).log(), None)
@@ -62,17 +62,15 @@ def draw(
     return DrawnTokens(_at(order, ranks), (_at(kept, ranks) / kept.sum(dim=-1)).log(), sizes)
 
 
-def score(
+def score_truncated(
     logits: Float[Tensor, "row vocab"],
     tokens: Int[Tensor, " row"],
     temperature: float,
-    support_sizes: Int[Tensor, " row"] | None,
+    support_sizes: Int[Tensor, " row"],
 ) -> ScoredTokens:
     """Score drawn tokens, with gradients; the drawn token counts as kept even where the policy now ranks it lower."""
-    log_softmax = torch.log_softmax(_cooled(logits, temperature), dim=-1)
+    log_softmax = torch.log_softmax(cooled(logits, temperature), dim=-1)
     chosen = _at(log_softmax, tokens)
-    if support_sizes is None or not support_sizes.numel():
-        return ScoredTokens(chosen, -(log_softmax.exp() * log_softmax).sum(dim=-1))
     ordered = log_softmax.topk(int(support_sizes.max()), dim=-1).values
     kept = torch.arange(ordered.shape[1], device=ordered.device) < support_sizes[:, None]
     mass = _masked_logsumexp(ordered, kept)
@@ -82,7 +80,8 @@ def score(
     return ScoredTokens(chosen - mass, -torch.where(kept, inside.exp() * inside, 0.0).sum(dim=-1))
 
 
-def _cooled(logits: Float[Tensor, "row vocab"], temperature: float) -> Float[Tensor, "row vocab"]:
+def cooled(logits: Float[Tensor, "row vocab"], temperature: float) -> Float[Tensor, "row vocab"]:
+    """Divide logits by a temperature, in float32."""
     return logits.float() if temperature == 1.0 else logits.float() / temperature
 
 
