@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +110,14 @@ def _pick(probabilities: Float[Tensor, "row vocab"], generator: torch.Generator 
     # over blocks, then within one of them, since those over a whole vocabulary are slow.
     vocabulary = probabilities.shape[1]
     block = math.isqrt(vocabulary - 1) + 1
-    blocks = functional.pad(probabilities, (0, block * block - vocabulary)).view(-1, block, block)
-    level = torch.rand(len(blocks), 1, generator=generator, device=blocks.device)
-    sums = blocks.sum(dim=-1)
+    num_whole = vocabulary // block
+    in_whole, behind = probabilities.split([num_whole * block, vocabulary - num_whole * block], dim=-1)
+    sums = torch.cat([in_whole.unflatten(1, (num_whole, block)).sum(dim=-1), behind.sum(dim=-1, keepdim=True)], dim=-1)
+    level = torch.rand(len(sums), 1, generator=generator, device=sums.device)
     chosen = _invert(sums, level)
-    passed = torch.where(torch.arange(block, device=chosen.device) < chosen, sums, 0.0).sum(dim=-1, keepdim=True)
-    within = blocks.gather(1, chosen[:, :, None].expand(-1, 1, block)).squeeze(1)
+    passed = torch.where(torch.arange(num_whole + 1, device=sums.device) < chosen, sums, 0.0).sum(dim=-1, keepdim=True)
+    places = chosen * block + torch.arange(block, device=sums.device)
+    within = probabilities.gather(1, places.clamp(max=vocabulary - 1)).masked_fill(places >= vocabulary, 0.0)
     rest = (level * sums.sum(dim=-1, keepdim=True) - passed) / within.sum(dim=-1, keepdim=True)
     return (chosen * block + _invert(within, rest.clamp(0, 1))).squeeze(-1)
 
