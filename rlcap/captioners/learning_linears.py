@@ -54,12 +54,16 @@ class _Product(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         inputs, weight = ctx.saved_tensors
         of_inputs, of_weight, of_bias = ctx.needs_input_grad
-        rows = gradient.flatten(0, -2)
+        rows = _as_rows(gradient)
         return (
             multiply(gradient, weight.t()) if of_inputs else None,
-            _of_weight(rows, inputs.flatten(0, -2)) if of_weight else None,
+            _of_weight(rows, _as_rows(inputs)) if of_weight else None,
             rows.sum(dim=0) if of_bias else None,
         )
+
+
+def _as_rows(values: Float[Tensor, "... dim"]) -> Float[Tensor, "row dim"]:
+    return values.reshape(-1, values.shape[-1])
 
 
 def _of_weight(gradient: Float[Tensor, "row out"], inputs: Float[Tensor, "row in"]) -> Float[Tensor, "out in"]:

@@ -21,7 +21,7 @@ def gradients(model, inputs, *, run=None):
     return [output.detach(), inputs.grad, *(parameter.grad for parameter in model.parameters())]
 
 
-@pytest.mark.parametrize("shape", [(40, 24), (3, 24), (4, 7, 24), (0, 24)])
+@pytest.mark.parametrize("shape", [(40, 24), (3, 24), (4, 7, 24), (0, 24), (24,)])
 def test_both_passes_are_those_of_float64(shape):
     model, inputs = layers(), torch.randn(*shape)
     expected = gradients(copy.deepcopy(model).double(), inputs.double())
