@@ -82,7 +82,7 @@ def ppo_objective(
     off = entropy.new_zeros(())
     loss = (
         policy.loss
-        - config.entropy_coef * entropy
+        - (config.entropy_coef * entropy if config.entropy_coef else off)  # its gradient is not free
         + config.value_coef * terms.get("value_loss", off)
         + config.kl_coef * terms.get("kl_loss", off)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
 
 import torch
@@ -13,6 +14,7 @@ from learner.batching import Captions, Experience, LearnerBatch, deal_clips, row
 from learner.collective import Collective, all_or_none
 from learner.objective import AVERAGES, ppo_objective
 from rlcap.captioners.captioner import Captioner, PolicyOutput
+from rlcap.captioners.learning_linears import learning_linears
 from rlcap.config.algorithm import PPOConfig
 from rlcap.config.precision import Precision
 
@@ -28,11 +30,11 @@ class PolicyPass:
         self._config = config
         self._collective = collective
         self.device = next(captioner.parameters()).device
+        self._in_bfloat16 = config.precision is Precision.bfloat16
 
     def forward(self, captions: Captions) -> PolicyOutput:
         """Score captions under the current weights; each clip is encoded once."""
-        in_bfloat16 = self._config.precision is Precision.bfloat16
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=in_bfloat16):
+        with self._linears(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._in_bfloat16):
             encoding = self._captioner.encode(captions.frames, captions.frame_mask)
             return self._captioner.log_probs(
                 encoding,
@@ -54,8 +56,9 @@ class PolicyPass:
         for rows, captions in _in_pieces(minibatch.captions, self._config.microbatch_size):
             targets = minibatch.targets.rows(rows, captions.tokens.shape[1])
             piece = Experience(captions, targets).to(self.device)
-            objective = ppo_objective(self.forward(piece.captions), piece, settings, num_units=num_units)
-            torch.autograd.backward(objective.loss)
+            with self._linears():
+                objective = ppo_objective(self.forward(piece.captions), piece, settings, num_units=num_units)
+                torch.autograd.backward(objective.loss)
             averages += objective.averages
         return averages
 
@@ -80,6 +83,9 @@ class PolicyPass:
         computed = computed.to(self.device)
         self._collective.sum_in_place(computed)
         return torch.where(recompute[:, None], computed.cpu(), batch.log_probs)
+
+    def _linears(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._in_bfloat16 else learning_linears(self._captioner)
 
     def my_share(self, clips: Int64[Tensor, " clip"]) -> Int64[Tensor, " clip"]:
         """Return the clips of a minibatch that fall to this learner."""

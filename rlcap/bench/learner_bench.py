@@ -28,6 +28,7 @@ from rlcap.bench.policies import (
     bench_policy,
     seconds,
 )
+from rlcap.captioners.learning_linears import learning_linears
 from rlcap.captioners.packing import lay_out
 from rlcap.captioners.prefix import PrefixCaptioner
 from rlcap.config.algorithm import PPOConfig
@@ -83,7 +84,7 @@ def bench_learner(num_rounds: int) -> LearnerBench:
 def _measure(size: PolicySize, workload: Workload, device: torch.device, num_rounds: int) -> LearnerSpeed:
     captioner, plain = (bench_policy(size, workload, device) for _ in range(2))
     scored = _rollouts(captioner)
-    config = PPOConfig(num_epochs=1, minibatch_size=NUM_CLIPS * SAMPLES_PER_CLIP, learning_rate=1e-6)
+    config = PPOConfig(num_epochs=1, minibatch_size=NUM_CLIPS * SAMPLES_PER_CLIP, learning_rate=1e-6, entropy_coef=0.01)
     update, plain_update = PPOUpdate(captioner, config, seed=0), _PlainUpdate(plain, scored, config)
     rounds = []
     for number in range(num_rounds + 1):
@@ -166,7 +167,7 @@ class _PlainUpdate:
         values = captioner.value_head(hidden.detach()).squeeze(-1)
         ratio = (log_probs - self._old).exp()
         clipped = ratio.clamp(1 - self._config.clip_range, 1 + self._config.clip_range)
-        terms = -torch.minimum(ratio, clipped) + 0.5 * values**2 - 0.01 * entropy
+        terms = -torch.minimum(ratio, clipped) + 0.5 * values**2 - self._config.entropy_coef * entropy
         loss = torch.where(mask, terms, 0.0).sum() / mask.sum()
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -176,9 +177,10 @@ class _PlainUpdate:
 
 def _model_alone(update: PPOUpdate, captions: Captions) -> None:
     """Run forward and backward pass and the optimiser's step as the learner does, with next to no loss around them."""
-    output = update.forward(captions.to(next(update.captioner.parameters()).device))
-    update.optimizer.zero_grad()
-    torch.autograd.backward((output.log_probs + output.values).sum() * 0.0)
+    with learning_linears(update.captioner):
+        output = update.forward(captions.to(next(update.captioner.parameters()).device))
+        update.optimizer.zero_grad()
+        torch.autograd.backward((output.log_probs + output.values + output.entropy).sum() * 0.0)
     update.optimizer.step()
 
 

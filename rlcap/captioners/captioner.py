@@ -19,7 +19,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from rlcap.captioners.distribution import score
+from rlcap.captioners.token_scores import score_in_pieces
 from rlcap.errors import CheckpointError
 from rlcap.types import Clip, PolicyFeatures
 
@@ -101,7 +101,7 @@ class Captioner(nn.Module, ABC):
 
     @abstractmethod
     def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocab"]:
-        """Unnormalised next-token scores, before any temperature."""
+        """Unnormalised next-token scores, before any temperature; in evaluation mode the same whenever asked."""
 
     @abstractmethod
     def save(self, directory: Path) -> None:
@@ -200,10 +200,16 @@ class Captioner(nn.Module, ABC):
         hidden = self.hidden_states(encoding, clip_index, known, action_mask)  # [N, D]
         is_first = torch.zeros_like(action_mask)
         is_first[:, 0] = True
-        # Only real tokens reach the vocabulary projection, the widest product of a small model.
-        logits = self.next_token_logits(hidden, is_first[action_mask])
-        sizes = None if support_sizes is None else support_sizes[action_mask]
-        scored = score(logits, known[action_mask], temperature, sizes)
+        scored = score_in_pieces(
+            self.next_token_logits,
+            hidden,  # of real tokens alone
+            is_first[action_mask],
+            known[action_mask],
+            temperature,
+            None if support_sizes is None else support_sizes[action_mask],
+            vocabulary_size=len(self.tokenizer),
+            keep_logits=self.training,  # dropout would draw others
+        )
         return PolicyOutput(
             log_probs=_scatter(scored.log_probs, action_mask),
             values=_scatter(self.value(hidden).float(), action_mask),

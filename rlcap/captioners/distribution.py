@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def draw(
         top_p: of those, keep the fewest that hold this share of the probability; 1 keeps all.
         generator: source of randomness; None picks the most probable token.
     """
-    probabilities = torch.softmax(_cooled(logits, temperature), dim=-1)
+    probabilities = torch.softmax(cooled(logits, temperature), dim=-1)
     if top_k == 0 and top_p == 1.0:
         tokens = _pick(probabilities, generator)
         return DrawnTokens(tokens, _at(probabilities, tokens).log(), None)
@@ -62,17 +61,15 @@ def draw(
     return DrawnTokens(_at(order, ranks), (_at(kept, ranks) / kept.sum(dim=-1)).log(), sizes)
 
 
-def score(
+def score_truncated(
     logits: Float[Tensor, "row vocab"],
     tokens: Int[Tensor, " row"],
     temperature: float,
-    support_sizes: Int[Tensor, " row"] | None,
+    support_sizes: Int[Tensor, " row"],
 ) -> ScoredTokens:
     """Score drawn tokens, with gradients; the drawn token counts as kept even where the policy now ranks it lower."""
-    log_softmax = torch.log_softmax(_cooled(logits, temperature), dim=-1)
+    log_softmax = torch.log_softmax(cooled(logits, temperature), dim=-1)
     chosen = _at(log_softmax, tokens)
-    if support_sizes is None or not support_sizes.numel():
-        return ScoredTokens(chosen, -(log_softmax.exp() * log_softmax).sum(dim=-1))
     ordered = log_softmax.topk(int(support_sizes.max()), dim=-1).values
     kept = torch.arange(ordered.shape[1], device=ordered.device) < support_sizes[:, None]
     mass = _masked_logsumexp(ordered, kept)
@@ -82,7 +79,8 @@ def score(
     return ScoredTokens(chosen - mass, -torch.where(kept, inside.exp() * inside, 0.0).sum(dim=-1))
 
 
-def _cooled(logits: Float[Tensor, "row vocab"], temperature: float) -> Float[Tensor, "row vocab"]:
+def cooled(logits: Float[Tensor, "row vocab"], temperature: float) -> Float[Tensor, "row vocab"]:
+    """Divide logits by a temperature, in float32."""
     return logits.float() if temperature == 1.0 else logits.float() / temperature
 
 
@@ -112,12 +110,14 @@ def _pick(probabilities: Float[Tensor, "row vocab"], generator: torch.Generator 
     # over blocks, then within one of them, since those over a whole vocabulary are slow.
     vocabulary = probabilities.shape[1]
     block = math.isqrt(vocabulary - 1) + 1
-    blocks = functional.pad(probabilities, (0, block * block - vocabulary)).view(-1, block, block)
-    level = torch.rand(len(blocks), 1, generator=generator, device=blocks.device)
-    sums = blocks.sum(dim=-1)
+    num_whole = vocabulary // block
+    in_whole, behind = probabilities.split([num_whole * block, vocabulary - num_whole * block], dim=-1)
+    sums = torch.cat([in_whole.unflatten(1, (num_whole, block)).sum(dim=-1), behind.sum(dim=-1, keepdim=True)], dim=-1)
+    level = torch.rand(len(sums), 1, generator=generator, device=sums.device)
     chosen = _invert(sums, level)
-    passed = torch.where(torch.arange(block, device=chosen.device) < chosen, sums, 0.0).sum(dim=-1, keepdim=True)
-    within = blocks.gather(1, chosen[:, :, None].expand(-1, 1, block)).squeeze(1)
+    passed = torch.where(torch.arange(num_whole + 1, device=sums.device) < chosen, sums, 0.0).sum(dim=-1, keepdim=True)
+    places = chosen * block + torch.arange(block, device=sums.device)
+    within = probabilities.gather(1, places.clamp(max=vocabulary - 1)).masked_fill(places >= vocabulary, 0.0)
     rest = (level * sums.sum(dim=-1, keepdim=True) - passed) / within.sum(dim=-1, keepdim=True)
     return (chosen * block + _invert(within, rest.clamp(0, 1))).squeeze(-1)
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
@@ -23,11 +24,16 @@ def packed_linears(module: nn.Module) -> Iterator[None]:
 
     A layer is packed when it is first called; what is written to its weights inside the block is not seen.
     """
-    layers = (
-        [layer for layer in module.modules() if _can_be_packed(layer)] if torch.backends.mkldnn.is_available() else []
-    )
+    with run_by_onednn(module, _packing):
+        yield
+
+
+@contextmanager
+def run_by_onednn(module: nn.Module, forward_of: Callable[[Any], Forward]) -> Iterator[None]:
+    """Replace the forward pass of all linear layers that oneDNN can run, inside the block."""
+    layers = [layer for layer in module.modules() if _can_run(layer)] if torch.backends.mkldnn.is_available() else []
     for layer in layers:
-        layer.forward = _packing(layer)
+        layer.forward = forward_of(layer)
     try:
         yield
     finally:
@@ -35,7 +41,15 @@ def packed_linears(module: nn.Module) -> Iterator[None]:
             del layer.forward
 
 
-def _can_be_packed(layer: nn.Module) -> bool:
+def multiply(
+    inputs: Float[Tensor, "... in"], weight: Tensor, bias: Float[Tensor, " out"] | None = None
+) -> Float[Tensor, "... out"]:
+    """Multiply by a weight `[out, in]`, packed or of any strides."""
+    output: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, "none", [], "")
+    return output
+
+
+def _can_run(layer: nn.Module) -> bool:
     # Subclasses may do more than multiply, and a forward of its own is somebody else's.
     if type(layer) not in (nn.Linear, Conv1D) or "forward" in vars(layer):
         return False
@@ -51,7 +65,6 @@ def _packing(layer: Any) -> Forward:  # noqa: ANN401 - two classes without a com
             weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.t()
             num_rows = inputs.numel() // inputs.shape[-1]
             packed.append(torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), num_rows))
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, packed[0], layer.bias, "none", [], "")
-        return output
+        return multiply(inputs, packed[0], layer.bias)
 
     return forward

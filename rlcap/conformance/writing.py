@@ -10,7 +10,6 @@ import torch
 
 from actors.sampler import SampledCaptions, sample_captions
 from rlcap.captioners.captioner import PolicyOutput
-from rlcap.captioners.distribution import score as score_tokens
 from rlcap.conformance.findings import Finding, Gap, check, gap, gaps, judge
 from rlcap.conformance.subject import MAX_NEW_TOKENS, Subject
 
@@ -179,7 +178,7 @@ def _grown(subject: Subject) -> PolicyOutput:
     for t in range(captions.tokens.shape[1]):
         tokens = captions.tokens[rows, t]
         logits = captioner.next_token_logits(hidden, torch.full_like(rows, t == 0, dtype=torch.bool))
-        log_probs[rows, t] = score_tokens(logits, tokens, 1.0, None).log_probs
+        log_probs[rows, t] = logits.log_softmax(dim=-1).gather(1, tokens[:, None]).squeeze(1)
         values[rows, t] = captioner.value(hidden).float()
         kept = (lengths[rows] > t + 1).nonzero().squeeze(-1)
         if not len(kept):

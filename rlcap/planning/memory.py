@@ -1,8 +1,8 @@
 """What each process holds in memory, by part.
 
-Weights, gradients, optimiser, caches and logits are counted exactly as the code keeps them. Activations follow
-Korthikanti et al. (2022, eq. 2): 34 bytes a position, layer and unit of width in 16 bits, without the attention matrix,
-which fused kernels never write; twice that in 32 bits.
+Weights, gradients, optimiser and caches are counted exactly as the code keeps them, logits as if it kept those of all
+tokens at once. Activations follow Korthikanti et al. (2022, eq. 2): 34 bytes a position, layer and unit of width in 16
+bits, without the attention matrix, which fused kernels never write; twice that in 32 bits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ADAM_MOMENTS = 2
 ACTIVATION_BYTES = 17
 """A position, layer and unit of width, in units of the size of a number."""
 LOGITS_COPIES_LEARNER, LOGITS_COPIES_ACTOR = 4, 2
-"""Of the logits in float32 at once: as such, their log-softmax, the product in the entropy, and the gradient."""
+"""Of the logits in float32 at once, at most: as such, their (log-)softmax, the product in the entropy, the gradient."""
 PROCESS_BYTES = 600_000_000
 """Of Python and its libraries in main memory; of CUDA and its libraries on a GPU."""
 MB = 1_000_000
