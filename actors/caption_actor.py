@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from actors.audio_cursor import CursorBatch
 from actors.reading_ahead import ReadingAhead
-from actors.sampler import sample_captions
-from rlcap.captioners.captioner import Captioner, Encoding
+from actors.sampler import SampledCaptions, sample_captions
+from rlcap.captioners.captioner import Captioner, Encoding, PolicyOutput
 from rlcap.captioners.packed_linears import packed_linears
 from rlcap.config.captioner import SamplingConfig
 from rlcap.config.precision import Precision
 from rlcap.protocols import AudioSource, RewardClient
-from rlcap.types import Clip, Quarantined, RewardRequest, RolloutBatch, ScoredRollouts
+from rlcap.types import Clip, Quarantined, RewardBatch, RewardRequest, RolloutBatch, ScoredRollouts
 
 DTYPES = {Precision.float32: torch.float32, Precision.bfloat16: torch.bfloat16}
 
@@ -78,39 +81,24 @@ class CaptionActor:
             self._audio.begin(upcoming.positions)
         if not clips:
             return ActorResult(None, tuple(quarantined), audio_s=0.0, decode_wait_s=decode_wait_s)
-        rollouts, greedy = self._write(clips, batch, policy_version)
-        scored = _score(clips, rollouts, greedy, reward_client)
+        scored = self._write(clips, batch, policy_version, reward_client)
         audio_s = sum(len(clip.waveform) / clip.sample_rate_hz for clip in clips)
         return ActorResult(scored, tuple(quarantined), audio_s, decode_wait_s)
 
     @torch.inference_mode()
     def _write(
-        self, clips: list[Clip], batch: CursorBatch, policy_version: int
-    ) -> tuple[RolloutBatch, tuple[str, ...] | None]:
-        """Return the sampled groups, and the greedy captions where they are asked for."""
+        self, clips: list[Clip], batch: CursorBatch, policy_version: int, reward_client: RewardClient
+    ) -> ScoredRollouts:
+        """Sample the groups; the frozen reference scores their tokens while the reward server scores the captions."""
         features = self.policy.features(clips)
         heard = [torch.from_numpy(array).to(self._device) for array in (features.frames, features.frame_mask)]
         encoding = self.policy.encode(*heard)
         clip_index = torch.arange(len(clips), device=self._device).repeat_interleave(self._samples_per_clip)
-        sampled = sample_captions(
-            self.policy,
-            encoding,
-            clip_index,
-            temperature=self._sampling.temperature,
-            max_new_tokens=self._sampling.max_new_tokens,
-            generator=torch.Generator(self._device).manual_seed(batch.seed),
-            top_k=self._sampling.top_k,
-            top_p=self._sampling.top_p,
-        )
-        with packed_linears(self._reference):
-            reference = self._reference.log_probs(
-                self._reference.encode(*heard),
-                clip_index,
-                sampled.tokens,
-                sampled.action_mask,
-                self._sampling.temperature,
-                sampled.support_sizes,
-            )
+        sampled = self._sample(encoding, clip_index, torch.Generator(self._device).manual_seed(batch.seed))
+        captions = self.policy.decode(sampled.tokens, sampled.action_mask)
+        greedy = self._write_greedily(encoding, len(clips)) if self._with_greedy else ()
+        rewards = reward_client.ask(_request(clips, captions, greedy, clip_index.cpu().numpy()))
+        reference = self._score_by_reference(heard, clip_index, sampled)
         rollouts = RolloutBatch(
             clip_ids=tuple(clip.clip_id for clip in clips),
             features=features,
@@ -122,34 +110,59 @@ class CaptionActor:
             values=sampled.values.cpu().numpy(),
             support_sizes=None if sampled.support_sizes is None else sampled.support_sizes.cpu().numpy(),
             truncated=sampled.truncated.cpu().numpy(),
-            captions=self.policy.decode(sampled.tokens, sampled.action_mask),
+            captions=captions,
             temperature=self._sampling.temperature,
             policy_version=policy_version,
             batch_index=batch.batch_index,
         )
-        return rollouts, self._write_greedily(encoding, len(clips)) if self._with_greedy else None
+        return _scored(rollouts, rewards())
 
-    def _write_greedily(self, encoding: Encoding, num_clips: int) -> tuple[str, ...]:
-        written = sample_captions(
+    def _sample(
+        self, encoding: Encoding, clip_index: Int64[Tensor, " row"], generator: torch.Generator | None
+    ) -> SampledCaptions:
+        settings = self._sampling
+        return sample_captions(
             self.policy,
             encoding,
-            torch.arange(num_clips, device=self._device),
-            temperature=self._sampling.temperature,
-            max_new_tokens=self._sampling.max_new_tokens,
-            generator=None,
+            clip_index,
+            temperature=settings.temperature,
+            max_new_tokens=settings.max_new_tokens,
+            generator=generator,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
         )
+
+    def _score_by_reference(
+        self, heard: Sequence[Tensor], clip_index: Int64[Tensor, " row"], sampled: SampledCaptions
+    ) -> PolicyOutput:
+        with packed_linears(self._reference):
+            return self._reference.log_probs(
+                self._reference.encode(*heard),
+                clip_index,
+                sampled.tokens,
+                sampled.action_mask,
+                self._sampling.temperature,
+                sampled.support_sizes,
+            )
+
+    def _write_greedily(self, encoding: Encoding, num_clips: int) -> tuple[str, ...]:
+        written = self._sample(encoding, torch.arange(num_clips, device=self._device), generator=None)
         return self.policy.decode(written.tokens, written.action_mask)
 
 
-def _score(
-    clips: list[Clip], rollouts: RolloutBatch, greedy: tuple[str, ...] | None, reward_client: RewardClient
-) -> ScoredRollouts:
-    """Have all captions scored in one request: no swap of the reward model can come between them."""
-    if greedy is None:
-        request = RewardRequest(tuple(clips), rollouts.captions, rollouts.clip_index)
-        return ScoredRollouts(rollouts, reward_client.score(request))
+def _request(
+    clips: Sequence[Clip], captions: tuple[str, ...], greedy: tuple[str, ...], clip_index: Int64[np.ndarray, " row"]
+) -> RewardRequest:
+    """All captions in one request, greedy ones last: no swap of the reward model can come between them."""
+    return RewardRequest(
+        tuple(clips), (*captions, *greedy), np.concatenate([clip_index, np.arange(len(greedy), dtype=np.int64)])
+    )
+
+
+def _scored(rollouts: RolloutBatch, rewards: RewardBatch) -> ScoredRollouts:
+    """Give the first scores to the rollouts, and those that are left to the greedy captions."""
     num_rollouts = len(rollouts.captions)
-    clip_index = np.concatenate([rollouts.clip_index, np.arange(len(clips))])
-    rewards = reward_client.score(RewardRequest(tuple(clips), (*rollouts.captions, *greedy), clip_index))
+    if len(rewards.scores) == num_rollouts:
+        return ScoredRollouts(rollouts, rewards)
     sampled = replace(rewards, scores=rewards.scores[:num_rollouts], failed=rewards.failed[:num_rollouts])
     return ScoredRollouts(rollouts, sampled, greedy_scores=rewards.scores[num_rollouts:])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import ray
@@ -14,6 +15,7 @@ from reward_server.controls import hear_other_clips
 from reward_server.messages import ServedModel, ShardRequest, ShardScores, Supplies
 from reward_server.roster import Roster
 from reward_server.shard_handle import ShardHandle
+from rlcap.protocols import RewardClient
 from rlcap.types import Clip, RewardBatch, RewardRequest
 
 PAUSE_S = 0.25
@@ -47,7 +49,10 @@ class _Part:
     clip_index: Int64[np.ndarray, " part"]
 
 
-class ShardedRewardClient:
+_Sent = tuple[_Part, "ray.ObjectRef[ShardScores | None]"]
+
+
+class ShardedRewardClient(RewardClient):
     """A `RewardClient` over shards; travels to other processes.
 
     All scores are by one model. Audio goes through the object store, and only where a shard has not heard it from here
@@ -78,20 +83,31 @@ class ShardedRewardClient:
 
         Raises ValueError where `clip_index` does not fit the clips and captions.
         """
+        return self.ask(request)()
+
+    def ask(self, request: RewardRequest) -> Callable[[], RewardBatch]:
+        """Send a request to its shards, and return what waits for all scores, for so long as `Patience` says.
+
+        Raises ValueError where `clip_index` does not fit the clips and captions.
+        """
         _check(request)
-        answer = _Answer(request)
         if self._hears_other_clips and len(request.clips) < 2:
-            return self._batch(answer, ["a single clip cannot be exchanged with another one"])
+            failed = self._batch(_Answer(request), ["a single clip cannot be exchanged with another one"])
+            return lambda: failed
         if self._hears_other_clips:
             request = hear_other_clips(request)
-        deadline = time.monotonic() + self._patience.request_s
-        missing = np.arange(len(request.captions))
+        sent = self._send(self._parts(request, np.arange(len(request.captions)), self._away()))
+        return partial(self._wait, request, sent)
+
+    def _wait(self, request: RewardRequest, sent: Sequence[_Sent]) -> RewardBatch:
+        answer, deadline = _Answer(request), time.monotonic() + self._patience.request_s
         while True:
-            lost = self._ask(self._parts(request, missing, self._away()), answer, deadline)
-            missing = np.sort(np.concatenate([part.rows for part, _ in lost])) if lost else missing[:0]
-            if not len(missing) or time.monotonic() >= deadline:
+            lost = self._take(sent, answer, deadline)
+            if not lost or time.monotonic() >= deadline:
                 return self._batch(answer, [reason for _, reason in lost])
             self._away_until |= {part.shard.name: time.monotonic() + AWAY_S for part, _ in lost}
+            missing = np.sort(np.concatenate([part.rows for part, _ in lost]))
+            sent = self._send(self._parts(request, missing, self._away()))
 
     def _away(self) -> set[str]:
         """Shards that are not worth asking now; none where that would be all."""
@@ -118,13 +134,15 @@ class ShardedRewardClient:
             parts.append(_Part(shards[number], mine, clips, captions, clip_index))
         return parts
 
-    def _ask(self, parts: Sequence[_Part], answer: _Answer, deadline: float) -> list[tuple[_Part, str]]:
-        """Ask all shards at once and take their answers; return the parts that got none, and why."""
-        pending = [(part, part.shard.score(self._request(part))) for part in parts]
+    def _send(self, parts: Sequence[_Part]) -> list[_Sent]:
+        return [(part, part.shard.score(self._request(part))) for part in parts]
+
+    def _take(self, sent: Sequence[_Sent], answer: _Answer, deadline: float) -> list[tuple[_Part, str]]:
+        """Take the shards' answers; return the parts that got none, and why."""
         shard_deadline = min(deadline, time.monotonic() + self._patience.shard_s)
         lost: list[tuple[_Part, str]] = []
         lacking: list[_Part] = []
-        for part, reference in pending:
+        for part, reference in sent:
             heard = {(part.shard.name, clip.clip_id) for clip in part.clips}
             try:
                 scores = ray.get(reference, timeout=max(0.0, shard_deadline - time.monotonic()))
@@ -140,7 +158,7 @@ class ShardedRewardClient:
                 else:
                     self._remember(heard)
                     answer.take(part, scores)
-        return lost + self._ask(lacking, answer, deadline) if lacking else lost
+        return lost + self._take(self._send(lacking), answer, deadline) if lacking else lost
 
     def _request(self, part: _Part) -> ShardRequest:
         """A request, with model and audio where the shard has not heard all of its clips from here before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -54,3 +54,8 @@ class RewardClient(Protocol):
     def score(self, request: RewardRequest) -> RewardBatch:
         """Score every caption; failures are marked, never invented."""
         ...
+
+    def ask(self, request: RewardRequest) -> Callable[[], RewardBatch]:
+        """Send a request, and return what waits for its scores. A client that can only score at once inherits this."""
+        batch = self.score(request)
+        return lambda: batch

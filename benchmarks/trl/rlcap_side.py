@@ -34,12 +34,13 @@ from rlcap.config.algorithm import AlgorithmKind, PPOConfig
 from rlcap.config.captioner import SamplingConfig
 from rlcap.config.cluster import ClusterConfig
 from rlcap.config.training import TrainingConfig
+from rlcap.protocols import RewardClient
 from rlcap.types import Clip, RewardBatch, RewardRequest
 
 SAMPLE_RATE_HZ = 16_000
 
 
-class DistinctWords:
+class DistinctWords(RewardClient):
     """The reward, in the actor itself, as TRL has it in the trainer."""
 
     def score(self, request: RewardRequest) -> RewardBatch:

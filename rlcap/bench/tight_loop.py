@@ -17,6 +17,7 @@ from rlcap.bench.run_parts import RunParts
 from rlcap.captioners.loading import load_captioner
 from rlcap.captioners.weights import load_into, publish
 from rlcap.pipeline.tuning import learning_settings
+from rlcap.protocols import RewardClient
 from rlcap.types import RewardBatch, RewardRequest
 
 
@@ -64,7 +65,7 @@ class TightLoop:
         return TightRound(num_captions / wall_s, self._reward.seconds / wall_s, update_s / wall_s)
 
 
-class _DirectReward:
+class _DirectReward(RewardClient):
     """The reward model itself as a `RewardClient`; like a shard it hears a clip once."""
 
     def __init__(self, model: ClapReward) -> None:

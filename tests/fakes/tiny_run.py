@@ -14,13 +14,14 @@ from rlcap.audio.arrow_store import ClipStore, write_clip_store
 from rlcap.audio.features import LogMelConfig
 from rlcap.config.captioner import SamplingConfig
 from rlcap.config.reward import ClapConfig
+from rlcap.protocols import RewardClient
 from rlcap.soundscapes.world import render
 from rlcap.types import Quarantined, RewardBatch
 
 CLAP = ClapConfig(embedding_dim=16, audio_channels=[4, 4, 4, 4], num_segments=2, text_width=16, num_heads=2)
 
 
-class RewardHere:
+class RewardHere(RewardClient):
     """A reward model in the caption actor itself."""
 
     def __init__(self, directory):

@@ -8,6 +8,7 @@ from actors.audio_cursor import CursorBatch
 from actors.caption_actor import CaptionActor
 from rlcap.config.captioner import SamplingConfig
 from rlcap.config.precision import Precision
+from rlcap.protocols import RewardClient
 from rlcap.types import Quarantined, RewardBatch
 
 GROUP = 3
@@ -27,7 +28,7 @@ class SomeClips:
         return clips, [Quarantined(f"{position}.wav", "silent") for position in positions if position]
 
 
-class RewardOfLength:
+class RewardOfLength(RewardClient):
     def __init__(self):
         self.num_requests = 0
         self.captions = []

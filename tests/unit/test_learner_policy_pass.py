@@ -16,6 +16,7 @@ from learner.policy_pass import PolicyPass
 from rlcap.config.algorithm import AlgorithmKind, KLPlace, LossAggregation, PPOConfig
 from rlcap.config.captioner import SamplingConfig
 from rlcap.config.precision import Precision
+from rlcap.protocols import RewardClient
 from rlcap.types import RewardBatch
 
 
@@ -139,7 +140,7 @@ class EndlessClips:
         return [self.clips[position] for position in positions], []
 
 
-class AnyReward:
+class AnyReward(RewardClient):
     def score(self, request):
         scores = np.random.default_rng(0).normal(size=len(request.captions)).astype(np.float32)
         return RewardBatch(scores, np.zeros(len(scores), dtype=bool), (), "any")
