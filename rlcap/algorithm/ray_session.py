@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,10 @@ ADVICE = b"constructor arguments in the object store"
 """Ray warns of this for every actor that may restart; their arguments are held here as long as they live."""
 OBJECT_STORE_BYTES = 512 * 1024**2
 """Enough for the rollouts and weights in flight on one machine; a cluster brings its own."""
+ANSWER_TIMEOUT_S = 10.0
+"""Longest wait for a cluster to take a connection; Ray itself tries for a quarter of an hour where nobody answers."""
+NO_MARKS = ("CPU", "GPU", "memory", "object_store_memory")
+"""Resources that every node may have; others, such as `actor_node`, mark nodes."""
 
 
 @contextmanager
@@ -103,23 +108,38 @@ def running_nodes(address: str, gpu_bytes: int) -> list[Node]:
     Raises:
         RunError: there is no cluster at that address.
     """
-    try:
-        ray.init(address=address, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise RunError(f"no Ray cluster answers at cluster.ray_address={address}: {in_one_line(error)}") from error
+    _connect(address)
     try:
         resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
     return [
-        Node(node.get("CPU", 0.0), int(node.get("memory", 0)), int(node.get("GPU", 0)), gpu_bytes) for node in resources
+        Node(
+            node.get("CPU", 0.0),
+            int(node.get("memory", 0)),
+            int(node.get("GPU", 0)),
+            gpu_bytes,
+            marks=frozenset(node) - {*NO_MARKS},
+        )
+        for node in resources
     ]
+
+
+def _connect(address: str) -> None:
+    """Connect to a running cluster. Raises RunError where none answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if port.isdigit():
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIMEOUT_S).close()
+        ray.init(address=address, logging_level=logging.ERROR)
+    except OSError as error:  # Ray's ConnectionError is one
+        raise RunError(f"no Ray cluster answers at cluster.ray_address={address}: {in_one_line(error)}") from error
 
 
 def _start(cluster: ClusterConfig, num_shards: int, object_store_bytes: int) -> None:
     groups = process_groups(cluster, num_shards)
     if cluster.ray_address:
-        ray.init(address=cluster.ray_address, logging_level=logging.ERROR)
+        _connect(cluster.ray_address)
     else:
         num_cpus = sum(group.count * group.cpus for group in groups)
         ray.init(

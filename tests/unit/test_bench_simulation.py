@@ -87,7 +87,9 @@ def test_what_holds_a_run_up_is_named(share, usage, culprit):
 
 def training_in_order(makings, learner_s):
     """When a learner ends its updates on 8 batches of the stream each, and begins them."""
-    ready_s = [max(making.ended_at_s for making in makings[first : first + 8]) for first in range(0, len(makings) - 7, 8)]
+    ready_s = [
+        max(making.ended_at_s for making in makings[first : first + 8]) for first in range(0, len(makings) - 7, 8)
+    ]
     ends_s = list(accumulate(ready_s, lambda end_s, ready_s: max(end_s, ready_s) + learner_s, initial=0.0))[1:]
     return ends_s, [end_s - learner_s for end_s in ends_s]
 

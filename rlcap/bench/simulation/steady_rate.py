@@ -1,8 +1,8 @@
 """The rate of a run that trains in lumps, however its updates fall into the time measured.
 
-What lies ready when an update ends differs by a good part of an update from one to the next, so that captions trained on
-within some tens of seconds say little. What the actors made meanwhile does: it comes evenly, and a batch that is under
-way counts by the share of its time. In the long run all of it is trained on, if the learner is fast enough.
+What lies ready when an update ends differs by a good part of an update from one to the next, so that captions trained
+on within some tens of seconds say little. What the actors made meanwhile does: it comes evenly, and a batch that is
+under way counts by the share of its time. In the long run all of it is trained on, if the learner is fast enough.
 """
 
 from __future__ import annotations
