@@ -110,18 +110,19 @@ def running_nodes(address: str, gpu_bytes: int) -> list[Node]:
     """
     _connect(address)
     try:
-        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
     return [
         Node(
-            node.get("CPU", 0.0),
-            int(node.get("memory", 0)),
-            int(node.get("GPU", 0)),
+            resources.get("CPU", 0.0),
+            int(resources.get("memory", 0)),
+            int(resources.get("GPU", 0)),
             gpu_bytes,
-            marks=frozenset(node) - {*NO_MARKS},
+            marks=frozenset(resources) - {*NO_MARKS},
+            address=node_address,
         )
-        for node in resources
+        for node_address, resources in nodes
     ]
 
 

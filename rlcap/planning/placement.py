@@ -26,6 +26,8 @@ class Node:
     """Memory of each GPU."""
     marks: frozenset[str] | None = None
     """Ray resources by which processes may ask for this node; None: those that are asked for."""
+    address: str = ""
+    """Of a machine that there is."""
 
     def admits(self, group: ProcessGroup) -> bool:
         """Tell whether the settings let such processes live here."""
@@ -53,12 +55,12 @@ class Placement:
 
 
 def place(groups: Sequence[ProcessGroup], memory: Mapping[Kind, Memory], nodes: Sequence[Node]) -> Placement:
-    """Place the processes that reserve most GPU first, each on the first node with room for it."""
+    """Place the processes that reserve most GPU first, then those with a mark, each on the first node with room."""
     rooms = [
         _Room(node.cpus, node.memory_bytes, [1.0] * node.num_gpus, [node.gpu_bytes] * node.num_gpus) for node in nodes
     ]
     faults = []
-    for group in sorted(groups, key=lambda each: (each.gpus, each.cpus), reverse=True):
+    for group in sorted(groups, key=lambda each: (each.gpus, each.nodes != "", each.cpus), reverse=True):
         placed = 0
         admitting = [room for room, node in zip(rooms, nodes, strict=True) if node.admits(group)]
         while placed < group.count and any(_take(room, group, memory[group.kind]) for room in admitting):

@@ -85,12 +85,14 @@ def test_a_cluster_that_could_never_hold_the_run_is_refused_unless_machines_may_
 
 def test_the_machines_of_a_running_cluster_are_those_that_live(monkeypatch):
     resources = {"CPU": 8.0, "GPU": 2.0, "memory": 5e9, "actor_node": 100.0}
-    nodes = [{"Alive": True, "Resources": resources}, {"Alive": False, "Resources": {}}]
+    lost = {"Alive": False, "NodeManagerAddress": "10.0.0.3", "Resources": {}}
+    nodes = [{"Alive": True, "NodeManagerAddress": "10.0.0.2", "Resources": resources}, lost]
     monkeypatch.setattr(ray_session.ray, "init", lambda **_: None)
     monkeypatch.setattr(ray_session.ray, "shutdown", lambda: None)
     monkeypatch.setattr(ray_session.ray, "nodes", lambda: nodes)
-    expected = Node(8.0, 5_000_000_000, num_gpus=2, gpu_bytes=80, marks=frozenset({"actor_node"}))
-    assert ray_session.running_nodes("auto", gpu_bytes=80) == [expected]
+    assert ray_session.running_nodes("auto", gpu_bytes=80) == [
+        Node(8.0, 5_000_000_000, num_gpus=2, gpu_bytes=80, marks=frozenset({"actor_node"}), address="10.0.0.2")
+    ]
 
 
 def test_an_address_where_nobody_answers_is_a_sentence(monkeypatch):

@@ -48,6 +48,12 @@ def test_processes_go_only_where_their_mark_is():
     assert place([group(Kind.actor, 1, nodes="actor_node")], gigabytes(), [NODE]).faults == (), "nodes on paper"
 
 
+def test_those_that_may_live_anywhere_leave_room_for_those_that_may_not():
+    marked, other = replace(NODE, cpus=2, marks=frozenset({"shard_node"})), replace(NODE, marks=frozenset())
+    found = place([group(Kind.actor, 2), group(Kind.shard, 2, nodes="shard_node")], gigabytes(), [marked, other])
+    assert found.faults == ()
+
+
 def test_a_mark_that_no_node_has_is_told():
     (fault,) = place([group(Kind.shard, 1, nodes="x")], gigabytes(), [replace(NODE, marks=frozenset())]).faults
     assert fault == "each shard must live on a node with the resource 'x' (cluster.shard_nodes); none has it"
