@@ -3,35 +3,41 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Collection
-from statistics import median_low
+from statistics import fmean, median_low
 
-SLOW = 1.3
+SLOW = 1.5
 """An actor is slow that takes more than this many times as long as most."""
-RECHECK = 10.0
+NUM_ANSWERS, LEAST_ANSWERS = 8, 3
+"""A pace is the mean of so many latest answers, since batches differ; with fewer than the least it is not known."""
+RECHECK = 5.0
 """A slow actor for which there is no work is tried again after so many times its pace: it may be faster by now."""
 
 
 class Paces:
-    """Learns from answers; an actor that has not given two is taken to be as fast as most."""
+    """Learns from answers; an actor of which it knows too little is taken to be as fast as most."""
 
     def __init__(self) -> None:
-        self._last_s: dict[int, tuple[float, float]] = {}
+        self._walls_s: dict[int, deque[float]] = {}
         self._noted_at: dict[int, float] = {}
 
     def note(self, actor_id: int, wall_s: float) -> None:
-        """Learn how long an actor was at a batch; the shorter of its last two counts, so that one alone says little."""
-        before = self._last_s.get(actor_id, (0.0, 0.0))[1]
-        self._last_s[actor_id] = before, wall_s
+        """Learn how long an actor was at a batch."""
+        self._walls_s.setdefault(actor_id, deque(maxlen=NUM_ANSWERS)).append(wall_s)
         self._noted_at[actor_id] = time.monotonic()
 
     def forget(self, actor_id: int) -> None:
         """Know nothing of an actor that was lost: it comes back as another process, perhaps elsewhere."""
-        self._last_s.pop(actor_id, None)
+        self._walls_s.pop(actor_id, None)
 
     def slow(self, actors: Collection[int]) -> dict[int, float]:
         """Return the slow ones among some actors, and how many batches all others finish while each finishes one."""
-        paces_s = {actor_id: pace_s for actor_id in actors if (pace_s := min(self._last_s.get(actor_id, (0.0,)))) > 0}
+        paces_s = {
+            actor_id: self._pace_s(actor_id)
+            for actor_id in actors
+            if len(self._walls_s.get(actor_id, ())) >= LEAST_ANSWERS
+        }
         if not paces_s:
             return {}
         usual_s = median_low(paces_s.values())
@@ -43,4 +49,9 @@ class Paces:
 
     def is_old(self, actor_id: int) -> bool:
         """Tell whether the pace of an actor was learned long ago."""
-        return time.monotonic() - self._noted_at[actor_id] > RECHECK * min(self._last_s[actor_id])
+        return time.monotonic() - self._noted_at[actor_id] > RECHECK * self._pace_s(actor_id)
+
+    def _pace_s(self, actor_id: int) -> float:
+        """The mean, or less where the latest two say that it has become faster."""
+        walls_s = self._walls_s[actor_id]
+        return min(fmean(walls_s), max(walls_s[-1], walls_s[-2]))

@@ -351,7 +351,8 @@ class RolloutPipeline:
             ) from None
         else:
             self._in_flight.note_answer(request)
-            self._paces.note(request.actor_id, info.wall_s)
+            if info.num_captions:
+                self._paces.note(request.actor_id, info.wall_s)
             if self._is_open(request.task):
                 self._keep(request, info)
 
