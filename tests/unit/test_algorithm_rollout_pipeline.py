@@ -423,7 +423,7 @@ def test_a_slow_actor_does_not_hold_back_the_fast_ones(monkeypatch, max_stalenes
     assert pipeline.num_doubled > 0
 
 
-def duration_of_updates(fake, monkeypatch, durations_s, *, max_staleness, skipped=20, num_updates=60):
+def duration_of_updates(fake, monkeypatch, durations_s, *, max_staleness, skipped=60, num_updates=60):
     """How long updates take with actors of these speeds, the first of them not counted."""
     fake.choose = Paced(fake, durations_s)
     pipeline = start(fake, monkeypatch, num_actors=len(durations_s), max_staleness=max_staleness)
