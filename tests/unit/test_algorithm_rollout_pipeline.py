@@ -436,8 +436,8 @@ def duration_of_updates(fake, monkeypatch, durations_s, *, max_staleness, skippe
 def test_where_little_may_run_ahead_a_slow_actor_costs_the_others_nothing(monkeypatch):
     # It has hardly begun when all that may run ahead, 12 batches, is done by the others.
     fast_s = dict.fromkeys(range(1, 10), 1.0)
-    alone_s = duration_of_updates(FakeRay(None), monkeypatch, fast_s, max_staleness=3)
-    beside_s = duration_of_updates(FakeRay(None), monkeypatch, {**fast_s, 10: 3.0}, max_staleness=3)
+    alone_s = duration_of_updates(FakeRay(None), monkeypatch, fast_s, max_staleness=3, num_updates=200)
+    beside_s = duration_of_updates(FakeRay(None), monkeypatch, {**fast_s, 10: 3.0}, max_staleness=3, num_updates=200)
     assert beside_s <= 1.02 * alone_s
 
 
