@@ -47,18 +47,26 @@ class BatchWindow:
 
         None where all of them were asked for, or are expected of others and this actor has something to do.
         """
-        while len(self._indices) < num_updates * self._size:
-            self._extend()
-        last = self._indices[num_updates * self._size - 1] if num_updates > 0 else -1
+        last = self._last(num_updates)
         first = next(iter(self._unasked), last + 1)
         if first > last:
             return None
         chosen = self._choose(actor_id, first, last, is_idle=is_idle)
         if chosen is None:
             return None
-        batch = self._unasked.pop(chosen)
-        self._furthest = max(self._furthest, batch.batch_index)
-        return batch, bisect_left(self._indices, batch.batch_index) // self._size
+        self._furthest = max(self._furthest, chosen)
+        return self._unasked.pop(chosen), self._ahead(chosen)
+
+    def take_last(self, num_updates: int, least_ahead: int) -> tuple[CursorBatch, int] | None:
+        """Return the last batch of the next `num_updates` updates, and in how many updates it is used.
+
+        None where it was asked for, or is used in fewer updates than `least_ahead`.
+        """
+        last = self._last(num_updates)
+        chosen = next((index for index in reversed(self._unasked) if index <= last), None)
+        if chosen is None or self._ahead(chosen) < least_ahead:
+            return None
+        return self._unasked.pop(chosen), self._ahead(chosen)
 
     def expect(self, actor_id: int) -> CursorBatch:
         """Return the batch that an actor is likely to be asked for next."""
@@ -102,6 +110,15 @@ class BatchWindow:
         if free <= last:
             return free
         return first if is_idle else None
+
+    def _last(self, num_updates: int) -> int:
+        """Number of the last batch of the next `num_updates` updates."""
+        while len(self._indices) < num_updates * self._size:
+            self._extend()
+        return self._indices[num_updates * self._size - 1] if num_updates > 0 else -1
+
+    def _ahead(self, batch_index: int) -> int:
+        return bisect_left(self._indices, batch_index) // self._size
 
     def _extend(self) -> CursorBatch:
         batch = self._upcoming

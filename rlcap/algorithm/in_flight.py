@@ -98,6 +98,10 @@ class InFlight:
                 return request.task
         return None
 
+    def latest(self) -> Task | None:
+        """Return what was asked for last and is still under way."""
+        return next((request.task for request in reversed(self._requests.values())), None)
+
     def hung(self) -> set[int]:
         """Return the actors that are beyond their time limit; the same requests do not count against them again."""
         now = time.monotonic()

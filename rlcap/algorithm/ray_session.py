@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,10 @@ SHARED_MEMORY = Path("/dev/shm")
 HELD_VERSIONS = 4
 """Sizes of the weights in the answers of a learner with a process of its own: new ones, and for a checkpoint weights
 and optimiser."""
+ANSWER_TIMEOUT_S = 10.0
+"""Longest wait for a cluster to take a connection; Ray itself tries for a quarter of an hour where nobody answers."""
+NO_MARKS = ("CPU", "GPU", "memory", "object_store_memory")
+"""Resources that every node may have; others, such as `actor_node`, mark nodes."""
 
 
 @contextmanager
@@ -125,23 +130,39 @@ def running_nodes(address: str, gpu_bytes: int) -> list[Node]:
     Raises:
         RunError: there is no cluster at that address.
     """
+    _connect(address)
     try:
-        ray.init(address=address, logging_level=logging.ERROR)
-    except ConnectionError as error:
-        raise RunError(f"no Ray cluster answers at cluster.ray_address={address}: {in_one_line(error)}") from error
-    try:
-        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        nodes = [(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
     return [
-        Node(node.get("CPU", 0.0), int(node.get("memory", 0)), int(node.get("GPU", 0)), gpu_bytes) for node in resources
+        Node(
+            resources.get("CPU", 0.0),
+            int(resources.get("memory", 0)),
+            int(resources.get("GPU", 0)),
+            gpu_bytes,
+            marks=frozenset(resources) - {*NO_MARKS},
+            address=node_address,
+        )
+        for node_address, resources in nodes
     ]
+
+
+def _connect(address: str) -> None:
+    """Connect to a running cluster. Raises RunError where none answers."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        if port.isdigit():
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_TIMEOUT_S).close()
+        ray.init(address=address, logging_level=logging.ERROR)
+    except OSError as error:  # Ray's ConnectionError is one
+        raise RunError(f"no Ray cluster answers at cluster.ray_address={address}: {in_one_line(error)}") from error
 
 
 def _start(cluster: ClusterConfig, num_shards: int, object_store_bytes: int) -> None:
     groups = process_groups(cluster, num_shards)
     if cluster.ray_address:
-        ray.init(address=cluster.ray_address, logging_level=logging.ERROR)
+        _connect(cluster.ray_address)
     else:
         num_cpus = sum(group.count * group.cpus for group in groups)
         ray.init(

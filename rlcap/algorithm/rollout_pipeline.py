@@ -8,13 +8,15 @@ All batches of an update are scored by one reward model: that of its first batch
 A batch may be asked for once its update lies at most `max_staleness` versions ahead of the policy: so the bound holds
 by construction, and with 0 the run is synchronous.
 
-What a batch becomes depends on its seed and the weights alone. So a batch that a slow actor holds back can be asked of
-an idle one as well, and whichever answer comes first is used; and actors may come and go.
+What a batch becomes depends on its seed and the weights alone. So a batch that an actor holds back can be asked of an
+idle one as well, and whichever answer comes first is used; and actors may come and go. An actor that is slow beside the
+others is asked only for what they can do without until it is done.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ from actors.messages import RewardReference, RolloutInfo
 from rlcap.algorithm.attendance import Attendance
 from rlcap.algorithm.batch_window import BatchWindow
 from rlcap.algorithm.in_flight import InFlight, Request, Task
+from rlcap.algorithm.paces import Paces
 from rlcap.algorithm.ready_batches import CollectedBatch, ReadyBatches
 from rlcap.algorithm.skipped_batches import SkippedBatches
 from rlcap.errors import ActorLostError, RlcapError, RunError, in_one_line
@@ -74,6 +77,7 @@ class RolloutPipeline:
         self._max_in_flight = 2 if max_staleness else 1
         self._lock = threading.RLock()  # held whenever what follows is read or changed, never while waiting
         self._in_flight = InFlight(timeout_s * self._max_in_flight)
+        self._paces = Paces()
         self._waiting: list[Task] = []  # to be asked for again
         self._ready = ReadyBatches(batches_per_update)
         self._skipped = SkippedBatches(cursor.num_clips)
@@ -224,11 +228,17 @@ class RolloutPipeline:
 
     def _ask_one(self) -> bool:
         """Ask one actor for something, the idlest first; tell whether there was an actor and something to do."""
-        load = self._in_flight.loads()
-        for actor_id in sorted(self._attendance.present, key=lambda each: (load[each], each)):
+        load, present = self._in_flight.loads(), self._attendance.present
+        slow = self._paces.slow(present)
+        for actor_id in sorted(present, key=lambda each: (load[each], each)):
             if load[actor_id] >= self._max_in_flight:
                 return False
-            task = self._next_task(actor_id, is_idle=not load[actor_id])
+            is_idle = not load[actor_id]
+            if actor_id in slow:
+                # One batch more of each, for those who run out of work before the last does.
+                task = self._distant_task(actor_id, slow[actor_id] + len(present)) if is_idle else None
+            else:
+                task = self._next_task(actor_id, is_idle=is_idle)
             if task is not None:
                 self._ask(actor_id, task)
                 return True
@@ -237,11 +247,32 @@ class RolloutPipeline:
     def _next_task(self, actor_id: int, *, is_idle: bool) -> Task | None:
         if self._waiting:
             return self._waiting.pop(0)
-        num_updates = self._version + self._max_staleness + 1 - self._update
-        taken = self._window.take(actor_id, num_updates, is_idle=is_idle)
+        taken = self._window.take(actor_id, self._num_open_updates, is_idle=is_idle)
         if taken is None:
             return self._late_task() if is_idle else None
-        batch, ahead = taken
+        return self._pinned(*taken)
+
+    def _distant_task(self, actor_id: int, num_meanwhile: float) -> Task | None:
+        """What a slow actor can finish before the others have to wait for it: they finish so many batches meanwhile.
+
+        They have work until all is done that may be asked for before the update with this batch is handed out.
+        """
+        num_updates = math.ceil((len(self._ready) + num_meanwhile) / self._batches_per_update)
+        taken = self._window.take_last(self._num_open_updates, least_ahead=num_updates - self._max_staleness - 1)
+        if taken is not None:
+            return self._pinned(*taken)
+        task = self._late_task()
+        if task is None and self._paces.is_old(actor_id):
+            task = self._in_flight.latest()  # nothing waits for this answer: it tells the actor's pace
+        return task
+
+    @property
+    def _num_open_updates(self) -> int:
+        """Updates of which batches may be asked for, the next one to be handed out among them."""
+        return self._version + self._max_staleness + 1 - self._update
+
+    def _pinned(self, batch: CursorBatch, ahead: int) -> Task:
+        """Make a task, and let whoever scores now score all updates up to that of the batch."""
         for update in range(self._update, self._update + ahead + 1):
             reward = self._rewards.setdefault(update, self._reward)
         return Task(batch, reward)
@@ -282,6 +313,7 @@ class RolloutPipeline:
         except RayActorError as lost:
             self._attendance.leave(request.actor_id)
             self._window.forget(request.actor_id)
+            self._paces.forget(request.actor_id)
             if self._is_open(request.task):
                 self._ask_again(request, lost)
         except RayTaskError as failed:
@@ -295,6 +327,8 @@ class RolloutPipeline:
             ) from None
         else:
             self._in_flight.note_answer(request)
+            if info.num_captions:
+                self._paces.note(request.actor_id, info.wall_s)
             if self._is_open(request.task):
                 self._keep(request, info)
 
@@ -302,6 +336,7 @@ class RolloutPipeline:
         del self._actors[actor_id]
         self._attendance.forget(actor_id)
         self._window.forget(actor_id)
+        self._paces.forget(actor_id)
         for task in self._in_flight.drop_actor(actor_id):
             if self._is_open(task) and not self._in_flight.holds(task.batch.batch_index):
                 self._waiting.append(task)

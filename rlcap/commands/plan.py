@@ -131,7 +131,7 @@ def _declared(arguments: argparse.Namespace) -> list[Node]:
 
 
 def _text(plan: ResourcePlan, nodes: Sequence[Node]) -> str:
-    return f"{_memory_text(plan)}\n\n{_placement_text(plan)}\n\n{_store_text(plan, nodes)}"
+    return f"{_memory_text(plan)}\n\n{_placement_text(plan, nodes)}\n\n{_store_text(plan, nodes)}"
 
 
 def _memory_text(plan: ResourcePlan) -> str:
@@ -148,17 +148,18 @@ def _memory_text(plan: ResourcePlan) -> str:
     return aligned(rows)
 
 
-def _placement_text(plan: ResourcePlan) -> str:
+def _placement_text(plan: ResourcePlan, nodes: Sequence[Node]) -> str:
     lines = []
-    for number, placed in enumerate(plan.placement.nodes):
+    for number, (node, placed) in enumerate(zip(nodes, plan.placement.nodes, strict=True)):
+        name = f"node {number} ({node.address})" if node.address else f"node {number}"
         on_gpus: dict[int, Counter[str]] = {}
         for kind, gpus in placed:
             for gpu in gpus:
                 on_gpus.setdefault(gpu, Counter())[kind.value] += 1
         without = Counter(kind.value for kind, gpus in placed if not gpus)
-        lines += [f"node {number}, GPU {gpu}: {_counted(on_gpus[gpu])}" for gpu in sorted(on_gpus)]
-        lines += [f"node {number}, CPUs only: {_counted(without)}"] if without else []
-        lines += [] if placed else [f"node {number}: nothing"]
+        lines += [f"{name}, GPU {gpu}: {_counted(on_gpus[gpu])}" for gpu in sorted(on_gpus)]
+        lines += [f"{name}, CPUs only: {_counted(without)}"] if without else []
+        lines += [] if placed else [f"{name}: nothing"]
     return "\n".join(lines)
 
 

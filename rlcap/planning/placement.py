@@ -24,6 +24,14 @@ class Node:
     num_gpus: int = 0
     gpu_bytes: int = 0
     """Memory of each GPU."""
+    marks: frozenset[str] | None = None
+    """Ray resources by which processes may ask for this node; None: those that are asked for."""
+    address: str = ""
+    """Of a machine that there is."""
+
+    def admits(self, group: ProcessGroup) -> bool:
+        """Tell whether the settings let such processes live here."""
+        return not group.nodes or self.marks is None or group.nodes in self.marks
 
 
 @dataclass(slots=True)
@@ -47,17 +55,18 @@ class Placement:
 
 
 def place(groups: Sequence[ProcessGroup], memory: Mapping[Kind, Memory], nodes: Sequence[Node]) -> Placement:
-    """Place the processes that reserve most GPU first, each on the first node with room for it."""
+    """Place the processes that reserve most GPU first, then those with a mark, each on the first node with room."""
     rooms = [
         _Room(node.cpus, node.memory_bytes, [1.0] * node.num_gpus, [node.gpu_bytes] * node.num_gpus) for node in nodes
     ]
     faults = []
-    for group in sorted(groups, key=lambda each: (each.gpus, each.cpus), reverse=True):
+    for group in sorted(groups, key=lambda each: (each.gpus, each.nodes != "", each.cpus), reverse=True):
         placed = 0
-        while placed < group.count and any(_take(room, group, memory[group.kind]) for room in rooms):
+        admitting = [room for room, node in zip(rooms, nodes, strict=True) if node.admits(group)]
+        while placed < group.count and any(_take(room, group, memory[group.kind]) for room in admitting):
             placed += 1
         if placed < group.count:
-            faults.append(_fault(group, placed, memory[group.kind], nodes))
+            faults.append(_fault(group, placed, memory[group.kind], [node for node in nodes if node.admits(group)]))
     return Placement(tuple(tuple(room.placed) for room in rooms), tuple(faults))
 
 
@@ -90,10 +99,12 @@ def _choose_gpus(room: _Room, group: ProcessGroup, memory: Memory) -> tuple[int,
 def _fault(group: ProcessGroup, placed: int, memory: Memory, nodes: Sequence[Node]) -> str:
     """Say why the next process of a group has no place, and what to change."""
     name = group.kind.value
+    if not nodes:
+        return f"each {name} must live on a node with the resource {group.nodes!r} ({group.nodes_setting}); none has it"
     beside = f" ({placed} of {group.count} have a place)"
     gpu_bytes = max((node.gpu_bytes for node in nodes if node.num_gpus), default=0)
     if group.gpus and not gpu_bytes:
-        return f"each {name} reserves {group.gpus:g} GPUs ({group.gpus_setting}) and no node has any"
+        return f"each {name} reserves {group.gpus:g} GPUs ({group.gpus_setting}) and no node {_marked(group)}has any"
     if group.gpus and memory.total > gpu_bytes:
         return (
             f"each {name} needs {memory.total / GB:.1f} GB of GPU memory, most of it {memory.largest_part} "
@@ -108,9 +119,14 @@ def _fault(group: ProcessGroup, placed: int, memory: Memory, nodes: Sequence[Nod
         )
     reserves = f"{group.cpus:g} CPUs ({group.cpus_setting}) and {group.gpus:g} GPUs ({group.gpus_setting})"
     return (
-        f"no node has room for {name} {placed + 1}{beside}, which reserves {reserves} and needs "
+        f"no node {_marked(group)}has room for {name} {placed + 1}{beside}, which reserves {reserves} and needs "
         f"{memory.total / GB:.1f} GB: lower {group.count_setting} or what the others reserve, or add machines"
     )
+
+
+def _marked(group: ProcessGroup) -> str:
+    """Say which nodes are meant, where it is not all of them."""
+    return f"with the resource {group.nodes!r} ({group.nodes_setting}) " if group.nodes else ""
 
 
 REMEDIES = {

@@ -29,11 +29,18 @@ class ProcessGroup:
     """The setting that says how many there are."""
     in_driver: bool = False
     """Whether it lives in the driver, for which Ray reserves nothing."""
+    nodes: str = ""
+    """A mark of the nodes where they may live; empty: any node."""
 
     @property
     def cpus_setting(self) -> str:
         """The setting that says how many CPUs each reserves."""
         return f"cluster.{self.kind.value}_cpus"
+
+    @property
+    def nodes_setting(self) -> str:
+        """The setting that says on which nodes they may live."""
+        return f"cluster.{self.kind.value}_nodes"
 
     @property
     def gpus_setting(self) -> str:
@@ -51,9 +58,24 @@ def process_groups(cluster: ClusterConfig, num_shards: int) -> tuple[ProcessGrou
             cluster.learner_gpus,
             "cluster.num_learners",
             in_driver=cluster.num_learners == 0,
+            nodes=cluster.learner_nodes if cluster.num_learners else "",
         ),
-        ProcessGroup(Kind.actor, cluster.num_actors, cluster.actor_cpus, cluster.actor_gpus, "cluster.num_actors"),
-        ProcessGroup(Kind.shard, num_shards, cluster.shard_cpus, cluster.shard_gpus, "reward.num_shards"),
+        ProcessGroup(
+            Kind.actor,
+            cluster.num_actors,
+            cluster.actor_cpus,
+            cluster.actor_gpus,
+            "cluster.num_actors",
+            nodes=cluster.actor_nodes,
+        ),
+        ProcessGroup(
+            Kind.shard,
+            num_shards,
+            cluster.shard_cpus,
+            cluster.shard_gpus,
+            "reward.num_shards",
+            nodes=cluster.shard_nodes,
+        ),
     )
 
 

@@ -2,6 +2,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -113,12 +114,15 @@ def test_a_cluster_that_could_never_hold_the_run_is_refused_unless_machines_may_
 
 
 def test_the_machines_of_a_running_cluster_are_those_that_live(monkeypatch):
-    resources = {"CPU": 8.0, "GPU": 2.0, "memory": 5e9, "node:__internal_head__": 1.0}
-    nodes = [{"Alive": True, "Resources": resources}, {"Alive": False, "Resources": {}}]
+    resources = {"CPU": 8.0, "GPU": 2.0, "memory": 5e9, "actor_node": 100.0}
+    lost = {"Alive": False, "NodeManagerAddress": "10.0.0.3", "Resources": {}}
+    nodes = [{"Alive": True, "NodeManagerAddress": "10.0.0.2", "Resources": resources}, lost]
     monkeypatch.setattr(ray_session.ray, "init", lambda **_: None)
     monkeypatch.setattr(ray_session.ray, "shutdown", lambda: None)
     monkeypatch.setattr(ray_session.ray, "nodes", lambda: nodes)
-    assert ray_session.running_nodes("auto", gpu_bytes=80) == [Node(8.0, 5_000_000_000, num_gpus=2, gpu_bytes=80)]
+    assert ray_session.running_nodes("auto", gpu_bytes=80) == [
+        Node(8.0, 5_000_000_000, num_gpus=2, gpu_bytes=80, marks=frozenset({"actor_node"}), address="10.0.0.2")
+    ]
 
 
 def test_an_address_where_nobody_answers_is_a_sentence(monkeypatch):
@@ -130,6 +134,17 @@ def test_an_address_where_nobody_answers_is_a_sentence(monkeypatch):
         ray_session.running_nodes("auto", gpu_bytes=80)
 
 
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_port_where_nobody_listens_is_told_at_once_and_not_after_minutes(scheme):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"{scheme}127.0.0.1:{server.getsockname()[1]}"
+    sentence = f"no Ray cluster answers at cluster.ray_address={address}: .*refused"
+    with pytest.raises(RunError, match=sentence):
+        ray_session.running_nodes(address, gpu_bytes=80)
+    with pytest.raises(RunError, match=sentence), ray_session.ray_session(ClusterConfig(ray_address=address), 1):
+        pass
+
+
 def test_a_session_of_its_own_joins_no_cluster_that_happens_to_run_here(monkeypatch):
     asked = []
     monkeypatch.setattr("ray.init", lambda **settings: asked.append(settings))
@@ -137,7 +152,7 @@ def test_a_session_of_its_own_joins_no_cluster_that_happens_to_run_here(monkeypa
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0})
     with ray_session.ray_session(ClusterConfig(), 1, object_store_bytes=123):
         pass
-    with ray_session.ray_session(ClusterConfig(ray_address="ray://head:10001"), 1):
+    with ray_session.ray_session(ClusterConfig(ray_address="auto"), 1):
         pass
-    assert [settings["address"] for settings in asked] == ["local", "ray://head:10001"]
+    assert [settings["address"] for settings in asked] == ["local", "auto"]
     assert asked[0]["object_store_memory"] == 123

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.audio_cursor import AudioCursor
-from rlcap.algorithm import attendance, in_flight, rollout_pipeline
+from rlcap.algorithm import attendance, in_flight, paces, rollout_pipeline
 from rlcap.algorithm.rollout_pipeline import MAX_ATTEMPTS, RolloutPipeline
 from rlcap.errors import ActorLostError, DataError, RewardError, RunError
 from rlcap.types import Quarantined
@@ -30,6 +30,8 @@ class FakeRay:
         self.killed = []
         self.failed = {}
         self.bad_positions = set()
+        self.durations_s = {}
+        """What actors say they took for a batch; otherwise a second."""
         self.now = 0.0
         self.calls = []
         self.returns_after = 1
@@ -85,6 +87,7 @@ class FakeRay:
             reward_version=request.reward,
             num_captions=num_good,
             quarantined=quarantined,
+            wall_s=self.durations_s.get(request.actor_id, 1.0),
         )
 
     def sleep(self, duration_s):
@@ -103,6 +106,7 @@ def start(
     for module in (rollout_pipeline, attendance, in_flight):
         monkeypatch.setattr(module, "ray", SimpleNamespace(wait=fake.wait, get=fake.get, kill=fake.kill))
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: fake.now, sleep=fake.sleep))
+    monkeypatch.setattr(paces, "time", SimpleNamespace(monotonic=lambda: fake.now))
     return RolloutPipeline(
         {actor_id: fake.actor(actor_id) for actor_id in range(1, num_actors + 1)},
         cursor,
@@ -145,9 +149,10 @@ def test_whatever_the_order_and_whoever_dies_each_batch_is_handed_out_once_and_n
         return requests[chosen], outcome
 
     fake = FakeRay(choose)
+    fake.durations_s = {actor_id: data.draw(st.sampled_from([1.0, 4.0])) for actor_id in range(1, num_actors + 1)}
     with pytest.MonkeyPatch.context() as monkeypatch:
         pipeline = start(fake, monkeypatch, num_actors=num_actors, max_staleness=max_staleness)
-        collected = run(pipeline, 4)
+        collected = run(pipeline, 6)
     cursor = AudioCursor(NUM_CLIPS, batch_size=2, seed=0)
     for update, batches in enumerate(collected):
         expected = range(update * BATCHES_PER_UPDATE, (update + 1) * BATCHES_PER_UPDATE)
@@ -389,13 +394,14 @@ class Paced:
     """Answers that take each actor its own time, one request after another."""
 
     def __init__(self, fake, durations_s):
-        self.fake, self.durations_s, self.free_at = fake, durations_s, {}
+        self.fake, self.free_at = fake, {}
+        fake.durations_s = durations_s
 
     def __call__(self, requests):
         for request in requests:
             if not hasattr(request, "done_at"):
                 begins = max(self.fake.now, self.free_at.get(request.actor_id, 0.0))
-                request.done_at = self.free_at[request.actor_id] = begins + self.durations_s[request.actor_id]
+                request.done_at = self.free_at[request.actor_id] = begins + self.fake.durations_s[request.actor_id]
         first = min(requests, key=lambda request: request.done_at)
         if first.done_at > self.fake.now + rollout_pipeline.POLL_S:
             return None, None
@@ -415,6 +421,41 @@ def test_a_slow_actor_does_not_hold_back_the_fast_ones(monkeypatch, max_stalenes
     by_the_fast_ones_s = num_updates * (2.0 if max_staleness == 0 else 1.5)
     assert fake.now < 1.2 * by_the_fast_ones_s
     assert pipeline.num_doubled > 0
+
+
+def duration_of_updates(fake, monkeypatch, durations_s, *, max_staleness, skipped=60, num_updates=60):
+    """How long updates take with actors of these speeds, the first of them not counted."""
+    fake.choose = Paced(fake, durations_s)
+    pipeline = start(fake, monkeypatch, num_actors=len(durations_s), max_staleness=max_staleness)
+    run(pipeline, skipped)
+    began = fake.now
+    run(pipeline, num_updates, first=skipped)
+    return fake.now - began
+
+
+def test_where_little_may_run_ahead_a_slow_actor_costs_the_others_nothing(monkeypatch):
+    # It has hardly begun when all that may run ahead, 12 batches, is done by the others.
+    fast_s = dict.fromkeys(range(1, 10), 1.0)
+    alone_s = duration_of_updates(FakeRay(None), monkeypatch, fast_s, max_staleness=3, num_updates=200)
+    beside_s = duration_of_updates(FakeRay(None), monkeypatch, {**fast_s, 10: 3.0}, max_staleness=3, num_updates=200)
+    assert beside_s <= 1.02 * alone_s
+
+
+def test_where_much_may_run_ahead_a_slow_actor_does_its_part(monkeypatch):
+    took_s = duration_of_updates(FakeRay(None), monkeypatch, {1: 3.0, 2: 1.0, 3: 1.0}, max_staleness=4)
+    assert took_s <= 1.03 * 60 * BATCHES_PER_UPDATE / (2 + 1 / 3)
+
+
+@pytest.mark.parametrize("slow_s", [3.0, 20.0])
+def test_an_actor_that_was_slow_is_asked_again_as_the_others_are(monkeypatch, slow_s):
+    fake = FakeRay(None)
+    fake.choose = Paced(fake, {1: slow_s, 2: 1.0, 3: 1.0})
+    pipeline = start(fake, monkeypatch, num_actors=3, max_staleness=1)
+    run(pipeline, 60)
+    fake.durations_s[1] = 1.0
+    run(pipeline, 200, first=60)
+    asked = [request.actor_id for request in fake.asked[-90:]]
+    assert 25 <= asked.count(1) <= 35
 
 
 def test_an_actor_is_told_what_it_will_be_asked_for_next(monkeypatch):

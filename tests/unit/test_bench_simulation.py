@@ -1,14 +1,17 @@
-"""The ideal rate against figures by hand, and the words for what holds a simulated run up."""
+"""Ideal and measured rates against figures by hand, and the words for what holds a simulated run up."""
 
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import accumulate
 
+import numpy as np
 import pytest
 
 from rlcap.bench.simulation.limits import Usage, name_bottleneck
 from rlcap.bench.simulation.sleeping_actor import Doing, TimeSheet
 from rlcap.bench.simulation.speeds import Shape, Speeds, ideal_rate
+from rlcap.bench.simulation.steady_rate import Making, Training, steady_rate
 from rlcap.commands.bench.simulate import spelt_out
 from rlcap.errors import ConfigError
 
@@ -80,6 +83,42 @@ def test_speeds_that_cannot_be_are_all_named():
 )
 def test_what_holds_a_run_up_is_named(share, usage, culprit):
     assert name_bottleneck(share, usage, ideal_rate(SPEEDS, SHAPE))[0] == culprit
+
+
+def training_in_order(makings, learner_s):
+    """When a learner ends its updates on 8 batches of the stream each, and begins them."""
+    ready_s = [
+        max(making.ended_at_s for making in makings[first : first + 8]) for first in range(0, len(makings) - 7, 8)
+    ]
+    ends_s = list(accumulate(ready_s, lambda end_s, ready_s: max(end_s, ready_s) + learner_s, initial=0.0))[1:]
+    return ends_s, [end_s - learner_s for end_s in ends_s]
+
+
+def measured(makings, learner_s, first, last):
+    """What is measured from the end of one update to that of another."""
+    ends_s, begins_s = training_in_order(makings, learner_s)
+    waited_s = sum(begins_s[update] - ends_s[update - 1] for update in range(first + 1, last + 1))
+    num_captions = (last - first) * 8 * 32
+    training = Training(ends_s[first], ends_s[last], num_captions, waited_s)
+    return steady_rate(training, makings), num_captions / training.duration_s
+
+
+def test_updates_that_come_in_lumps_spoil_no_rate():
+    """Twelve actors, eleven of them nearly in step, at a batch of 32 captions for 2 s each: 192 captions a second."""
+    begun_s = sorted(2.0 * number + offset_s for number in range(60) for offset_s in (1.1, *np.linspace(0, 0.3, 11)))
+    makings = [Making(begin_s, begin_s + 2.0, 32) for begin_s in begun_s]
+    # Batches change places in the stream: what is late holds its update back.
+    makings = [makings[place ^ 5] for place in range(len(makings))]
+    found = [measured(makings, 0.1, first, first + number) for first in range(3, 9) for number in (3, 5, 8)]
+    rates, by_updates_alone = zip(*found, strict=True)
+    assert rates == pytest.approx([192] * len(rates), rel=1e-6)
+    assert max(by_updates_alone) > 1.1 * min(by_updates_alone)
+
+
+def test_captions_that_only_pile_up_before_the_learner_are_no_rate():
+    """Actors make 128 captions a second; the learner takes 4 s for 256."""
+    makings = [Making(2.0 * number, 2.0 * number + 2.0, 32) for number in range(40) for _ in range(8)]
+    assert measured(makings, 4.0, 1, 9)[0] == pytest.approx(64, rel=1e-6)
 
 
 def test_a_time_sheet_counts_what_is_under_way():

@@ -1,5 +1,7 @@
 """Where processes go, and the sentence for what does not fit."""
 
+from dataclasses import replace
+
 from rlcap.config.cluster import ClusterConfig
 from rlcap.planning.memory import Memory
 from rlcap.planning.placement import GB, Node, place
@@ -8,8 +10,8 @@ from rlcap.planning.processes import Kind, ProcessGroup, process_groups, shortag
 NODE = Node(cpus=8, memory_bytes=100 * GB, num_gpus=2, gpu_bytes=80 * GB)
 
 
-def group(kind, count, *, cpus=1.0, gpus=0.0):
-    return ProcessGroup(kind, count, cpus, gpus, f"cluster.num_{kind.value}s")
+def group(kind, count, *, cpus=1.0, gpus=0.0, nodes=""):
+    return ProcessGroup(kind, count, cpus, gpus, f"cluster.num_{kind.value}s", nodes=nodes)
 
 
 def gigabytes(learner=10, actor=10, shard=10):
@@ -32,6 +34,29 @@ def test_a_process_of_two_gpus_gets_both():
 def test_what_finds_no_room_on_the_first_node_goes_to_the_next():
     found = place([group(Kind.actor, 3, gpus=1)], gigabytes(), [NODE, NODE])
     assert [len(node) for node in found.nodes] == [2, 1]
+
+
+def test_processes_go_only_where_their_mark_is():
+    marked = replace(NODE, marks=frozenset({"actor_node"}))
+    others = replace(NODE, marks=frozenset())
+    found = place(
+        [group(Kind.actor, 9, nodes="actor_node"), group(Kind.shard, 3)], gigabytes(actor=1), [others, marked]
+    )
+    assert [[kind for kind, _ in node] for node in found.nodes] == [[Kind.shard] * 3, [Kind.actor] * 8]
+    (fault,) = found.faults
+    assert "no node with the resource 'actor_node' (cluster.actor_nodes) has room for actor 9 (8 of 9" in fault
+    assert place([group(Kind.actor, 1, nodes="actor_node")], gigabytes(), [NODE]).faults == (), "nodes on paper"
+
+
+def test_those_that_may_live_anywhere_leave_room_for_those_that_may_not():
+    marked, other = replace(NODE, cpus=2, marks=frozenset({"shard_node"})), replace(NODE, marks=frozenset())
+    found = place([group(Kind.actor, 2), group(Kind.shard, 2, nodes="shard_node")], gigabytes(), [marked, other])
+    assert found.faults == ()
+
+
+def test_a_mark_that_no_node_has_is_told():
+    (fault,) = place([group(Kind.shard, 1, nodes="x")], gigabytes(), [replace(NODE, marks=frozenset())]).faults
+    assert fault == "each shard must live on a node with the resource 'x' (cluster.shard_nodes); none has it"
 
 
 def test_shares_that_add_up_to_a_gpu_are_refused_where_memory_does_not():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -12,10 +12,12 @@ import ray
 from ray.actor import ActorHandle
 
 from reward_server.group import RewardServer
+from rlcap.algorithm.caption_ppo import UpdateReport
 from rlcap.bench.simulation.limits import Usage, name_bottleneck
 from rlcap.bench.simulation.sleeping_actor import Doing
 from rlcap.bench.simulation.sleeping_learner import SimulatedPPO
 from rlcap.bench.simulation.speeds import IdealRate, Shape, Speeds
+from rlcap.bench.simulation.steady_rate import Making, Training, steady_rate
 
 Actors: TypeAlias = Mapping[int, ActorHandle]
 
@@ -32,6 +34,9 @@ class SimulatedRate:
     num_updates: int
     """That were measured."""
     captions_per_s: float
+    """That the actors made and the learner could take."""
+    trained_captions_per_s: float
+    """Updates that ended in the time measured: the same in the long run, and by up to an update more or less in it."""
     ideal_captions_per_s: float
     share_of_ideal: float
     ideal_limit: str
@@ -49,13 +54,11 @@ class SimulatedRate:
 class Measured:
     """Sums over the time measured."""
 
-    duration_s: float
+    training: Training
+    captions_per_s: float
     num_updates: int
-    num_captions: int
     num_batches: int
     total_staleness: int
-    waited_s: float
-    """The learner, for rollouts."""
     driver_s: float
     machine: float
     """Share of all CPUs."""
@@ -66,30 +69,32 @@ class Measured:
 
 
 def measure(
-    algorithm: SimulatedPPO, actors: Actors, server: RewardServer, *, num_warm_up: int, duration_s: float
+    algorithm: SimulatedPPO, actors: Actors, server: RewardServer, *, max_staleness: int, duration_s: float
 ) -> Measured:
-    """Train for a while, the first updates not counted."""
-    for _ in range(num_warm_up):
-        algorithm.train()
+    """Train for a while, the first updates not counted, and then until all is trained on that was begun meanwhile."""
+    _train(algorithm, 2 + max_staleness)
     spent, scored = _spent_s(actors), _num_scored(server)
     psutil.cpu_percent()
-    start, cpu = time.monotonic(), time.process_time()
-    reports = []
+    start, start_s, cpu = time.monotonic(), time.time(), time.process_time()
+    reports: list[UpdateReport] = []
     while time.monotonic() - start < duration_s:
-        algorithm.train()
-        reports.append(algorithm.last_report)
-    passed = time.monotonic() - start
+        reports += _train(algorithm, 1)
+    end_s, driver_s, machine = time.time(), time.process_time() - cpu, psutil.cpu_percent() / 100
     spent_after, scored_after = _spent_s(actors), _num_scored(server)
     infos = [(report.update, batch.info) for report in reports for batch in report.batches]
+    num_captions = sum(info.num_captions for _, info in infos)
+    waited_s = sum(report.metrics["time/wait_for_rollouts_s"] for report in reports)
+    training = Training(start_s, end_s, num_captions, waited_s)
+    # What was asked for during the last update is used so much later at most.
+    reports_after = _train(algorithm, 1 + max_staleness)
     return Measured(
-        duration_s=passed,
+        training=training,
+        captions_per_s=steady_rate(training, _makings([*reports, *reports_after])),
         num_updates=len(reports),
-        num_captions=sum(info.num_captions for _, info in infos),
         num_batches=len(infos),
         total_staleness=sum(update - 1 - info.policy_version for update, info in infos),
-        waited_s=sum(report.metrics["time/wait_for_rollouts_s"] for report in reports),
-        driver_s=time.process_time() - cpu,
-        machine=psutil.cpu_percent() / 100,
+        driver_s=driver_s,
+        machine=machine,
         num_scored=scored_after - scored,
         actors_s={doing: spent_after[doing] - spent[doing] for doing in Doing},
     )
@@ -97,22 +102,22 @@ def measure(
 
 def usage_of(measured: Measured, speeds: Speeds, shape: Shape) -> Usage:
     """Turn sums into shares."""
-    actors_s = sum(measured.actors_s.values())
+    actors_s, duration_s = sum(measured.actors_s.values()), measured.training.duration_s
     scored_s = measured.num_scored * speeds.reward_s / shape.captions_per_batch
     return Usage(
         actors_sampling=measured.actors_s[Doing.sampling] / actors_s,
         actors_scoring=measured.actors_s[Doing.scoring] / actors_s,
         actors_idle=measured.actors_s[Doing.idling] / actors_s,
-        shards_idle=max(0.0, 1 - scored_s / (shape.num_shards * measured.duration_s)),
-        learner_idle=measured.waited_s / measured.duration_s,
-        driver=measured.driver_s / measured.duration_s,
+        shards_idle=max(0.0, 1 - scored_s / (shape.num_shards * duration_s)),
+        learner_idle=measured.training.waited_s / duration_s,
+        driver=measured.driver_s / duration_s,
         machine=measured.machine,
     )
 
 
 def rate_of(measured: Measured, speeds: Speeds, shape: Shape, ideal: IdealRate, num_learners: int) -> SimulatedRate:
     """Sum up one size of cluster."""
-    rate = measured.num_captions / measured.duration_s
+    rate = measured.captions_per_s
     usage = usage_of(measured, speeds, shape)
     bottleneck, advice = name_bottleneck(rate / ideal.captions_per_s, usage, ideal)
     return SimulatedRate(
@@ -123,6 +128,7 @@ def rate_of(measured: Measured, speeds: Speeds, shape: Shape, ideal: IdealRate, 
         max_staleness=shape.max_staleness,
         num_updates=measured.num_updates,
         captions_per_s=rate,
+        trained_captions_per_s=measured.training.num_captions / measured.training.duration_s,
         ideal_captions_per_s=ideal.captions_per_s,
         share_of_ideal=rate / ideal.captions_per_s,
         ideal_limit=ideal.limit,
@@ -132,6 +138,19 @@ def rate_of(measured: Measured, speeds: Speeds, shape: Shape, ideal: IdealRate, 
         bottleneck=bottleneck,
         advice=advice,
     )
+
+
+def _train(algorithm: SimulatedPPO, num_updates: int) -> list[UpdateReport]:
+    reports = []
+    for _ in range(num_updates):
+        algorithm.train()
+        reports.append(algorithm.last_report)
+    return reports
+
+
+def _makings(reports: Sequence[UpdateReport]) -> Iterator[Making]:
+    infos = (batch.info for report in reports for batch in report.batches)
+    return (Making(info.began_at_s, info.began_at_s + info.wall_s, info.num_captions) for info in infos)
 
 
 def _spent_s(actors: Actors) -> dict[Doing, float]:

@@ -104,7 +104,7 @@ def _run(
     smaller = replace(speeds, learner_s=speeds.learner_s * num_batches / whole.batches_per_update)
     chosen = {number: actor for number, actor in actors.items() if number <= count}
     with tempfile.TemporaryDirectory() as folder, _algorithm(config, smaller, shape, chosen, server, folder) as built:
-        measured = measure(built, chosen, server, num_warm_up=2 + shape.max_staleness, duration_s=duration_s)
+        measured = measure(built, chosen, server, max_staleness=shape.max_staleness, duration_s=duration_s)
     return rate_of(measured, smaller, shape, ideal_rate(smaller, shape), config.cluster.num_learners)
 
 
