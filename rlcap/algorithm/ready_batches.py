@@ -35,6 +35,10 @@ class ReadyBatches:
         self._batches_per_update = batches_per_update
         self._batches: dict[int, CollectedBatch] = {}
 
+    def __len__(self) -> int:
+        """Number of batches that lie ready."""
+        return len(self._batches)
+
     def __contains__(self, batch_index: int) -> bool:
         """Tell whether a batch lies ready."""
         return batch_index in self._batches

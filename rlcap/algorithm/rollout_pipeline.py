@@ -28,7 +28,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.audio_cursor import AudioCursor
+from actors.audio_cursor import AudioCursor, CursorBatch
 from actors.messages import RewardReference, RolloutInfo
 from rlcap.algorithm.attendance import Attendance
 from rlcap.algorithm.batch_window import BatchWindow

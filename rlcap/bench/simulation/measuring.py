@@ -12,7 +12,7 @@ import ray
 from ray.actor import ActorHandle
 
 from reward_server.group import RewardServer
-from rlcap.algorithm.caption_ppo import UpdateReport
+from rlcap.algorithm.update_report import UpdateReport
 from rlcap.bench.simulation.limits import Usage, name_bottleneck
 from rlcap.bench.simulation.sleeping_actor import Doing
 from rlcap.bench.simulation.sleeping_learner import SimulatedPPO
