@@ -3,20 +3,17 @@
 An update trains on the next R batches of the audio stream, whoever captions them and in whatever order they come back;
 a batch of which no clip can be used is skipped, and the one behind it moves up. That depends on the clips alone.
 
-All batches of an update are scored by one reward model: that of its first batch, however often the model is swapped.
-
 A batch may be asked for once its update lies at most `max_staleness` versions ahead of the policy: so the bound holds
 by construction, and with 0 the run is synchronous.
 
 What a batch becomes depends on its seed and the weights alone. So a batch that an actor holds back can be asked of an
-idle one as well, and whichever answer comes first is used; and actors may come and go. An actor that is slow beside the
-others is asked only for what they can do without until it is done.
+idle one as well, and whichever answer comes first is used; and actors may come and go. Who is asked for what is chosen
+in `assignments.py`; here it is asked for, received, and handed out.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -28,12 +25,12 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
-from actors.audio_cursor import AudioCursor, CursorBatch
+from actors.audio_cursor import AudioCursor
 from actors.messages import RewardReference, RolloutInfo
+from rlcap.algorithm.assignments import Assignment, Assignments
 from rlcap.algorithm.attendance import Attendance
 from rlcap.algorithm.batch_window import BatchWindow
 from rlcap.algorithm.in_flight import InFlight, Request, Task
-from rlcap.algorithm.paces import Paces
 from rlcap.algorithm.ready_batches import CollectedBatch, ReadyBatches
 from rlcap.algorithm.skipped_batches import SkippedBatches
 from rlcap.errors import ActorLostError, RlcapError, RunError, in_one_line
@@ -77,16 +74,21 @@ class RolloutPipeline:
         self._max_in_flight = 2 if max_staleness else 1
         self._lock = threading.RLock()  # held whenever what follows is read or changed, never while waiting
         self._in_flight = InFlight(timeout_s * self._max_in_flight)
-        self._paces = Paces()
-        self._waiting: list[Task] = []  # to be asked for again
         self._ready = ReadyBatches(batches_per_update)
+        self._assignments = Assignments(
+            self._window,
+            self._in_flight,
+            self._ready,
+            reward,
+            batches_per_update=batches_per_update,
+            max_staleness=max_staleness,
+            max_in_flight=self._max_in_flight,
+        )
         self._skipped = SkippedBatches(cursor.num_clips)
         self._num_answers = 0
         self._update = 0
         self._version = 0
         self._weights: ray.ObjectRef | None = None
-        self._reward = reward
-        self._rewards: dict[int, RewardReference] = {}  # by update, from its first batch on
         self.num_lost = 0
         self.num_rescored = 0
         self.num_skipped = 0
@@ -105,8 +107,7 @@ class RolloutPipeline:
     def use_reward(self, reward: RewardReference) -> int:
         """Let this client score every update of which no batch has been asked for yet; returns the first of them."""
         with self._lock:
-            self._reward = reward
-            return max([*self._rewards], default=self._update - 1) + 1
+            return self._update + self._assignments.use_reward(reward)
 
     @property
     def present(self) -> list[int]:
@@ -165,12 +166,11 @@ class RolloutPipeline:
         """Take back the update that was handed out last, of which the rollouts at these places were lost."""
         with self._lock:
             self._update -= 1
-            self._rewards[self._update] = batches[0].reward
-            self._window.take_back([batch.batch.batch_index for batch in batches])
+            self._assignments.take_back([batch.batch.batch_index for batch in batches], batches[0].reward)
             for place, batch in enumerate(batches):
                 if place in lost:
                     self.num_lost += 1
-                    self._waiting.append(Task(batch.batch, batch.reward))
+                    self._assignments.repeat([Task(batch.batch, batch.reward)])
                 else:
                     self._ready.add(batch)
 
@@ -206,88 +206,32 @@ class RolloutPipeline:
             wanted = self._window.wanted
             strays = self._ready.take_strays(wanted)
             self.num_rescored += len(strays)
-            self._waiting += strays
+            self._assignments.repeat(strays)
             found = self._ready.take(wanted)
             if found is None:
                 self._submit()
                 return None
             for batch in found:
                 assert 0 <= self._update - batch.info.policy_version <= self._max_staleness, "the bound on staleness"
-            self._window.hand_out()
-            self._rewards.pop(self._update, None)
+            self._assignments.hand_out()
             self._update += 1
             self._submit()  # the actors go on while the learner updates
             return found
 
     def _submit(self) -> None:
-        while self._ask_one():
-            pass
+        present = self._attendance.present
+        while (chosen := self._assignments.next(present, staleness=self._update - self._version)) is not None:
+            self._ask(chosen)
         num_updates = self._max_staleness + 1
         assert len(self._in_flight) <= self._max_in_flight * len(self._actors), "work in flight is bounded"
         assert self._window.num_asked <= num_updates * self._batches_per_update, "and so is what lies ready"
 
-    def _ask_one(self) -> bool:
-        """Ask one actor for something, the idlest first; tell whether there was an actor and something to do."""
-        load, present = self._in_flight.loads(), self._attendance.present
-        slow = self._paces.slow(present)
-        for actor_id in sorted(present, key=lambda each: (load[each], each)):
-            if load[actor_id] >= self._max_in_flight:
-                return False
-            is_idle = not load[actor_id]
-            if actor_id in slow:
-                # One batch more of each, for those who run out of work before the last does.
-                task = self._distant_task(actor_id, slow[actor_id] + len(present)) if is_idle else None
-            else:
-                task = self._next_task(actor_id, is_idle=is_idle)
-            if task is not None:
-                self._ask(actor_id, task)
-                return True
-        return False
-
-    def _next_task(self, actor_id: int, *, is_idle: bool) -> Task | None:
-        if self._waiting:
-            return self._waiting.pop(0)
-        taken = self._window.take(actor_id, self._num_open_updates, is_idle=is_idle)
-        if taken is None:
-            return self._late_task() if is_idle else None
-        return self._pinned(*taken)
-
-    def _distant_task(self, actor_id: int, num_meanwhile: float) -> Task | None:
-        """What a slow actor can finish before the others have to wait for it: they finish so many batches meanwhile.
-
-        They have work until all is done that may be asked for before the update with this batch is handed out.
-        """
-        num_updates = math.ceil((len(self._ready) + num_meanwhile) / self._batches_per_update)
-        taken = self._window.take_last(self._num_open_updates, least_ahead=num_updates - self._max_staleness - 1)
-        if taken is not None:
-            return self._pinned(*taken)
-        task = self._late_task()
-        if task is None and self._paces.is_old(actor_id):
-            task = self._in_flight.latest()  # nothing waits for this answer: it tells the actor's pace
-        return task
-
-    @property
-    def _num_open_updates(self) -> int:
-        """Updates of which batches may be asked for, the next one to be handed out among them."""
-        return self._version + self._max_staleness + 1 - self._update
-
-    def _pinned(self, batch: CursorBatch, ahead: int) -> Task:
-        """Make a task, and let whoever scores now score all updates up to that of the batch."""
-        for update in range(self._update, self._update + ahead + 1):
-            reward = self._rewards.setdefault(update, self._reward)
-        return Task(batch, reward)
-
-    def _late_task(self) -> Task | None:
-        """What holds the update back, for an actor that has nothing to do; each batch is doubled once at most."""
-        task = self._in_flight.late({index for index in self._window.wanted if index not in self._ready})
-        self.num_doubled += task is not None
-        return task
-
-    def _ask(self, actor_id: int, task: Task) -> None:
-        call = self._actors[actor_id].caption.options(num_returns=2)
-        upcoming = self._window.expect(actor_id)
-        rollouts, info = call.remote(task.batch, self._version, self._weights, task.reward, upcoming)
-        self._in_flight.add(info, task, actor_id, rollouts)
+    def _ask(self, chosen: Assignment) -> None:
+        task = chosen.task
+        call = self._actors[chosen.actor_id].caption.options(num_returns=2)
+        rollouts, info = call.remote(task.batch, self._version, self._weights, task.reward, chosen.upcoming)
+        self._in_flight.add(info, task, chosen.actor_id, rollouts)
+        self.num_doubled += chosen.is_double
 
     def _receive(self, poll_s: float) -> None:
         with self._lock:
@@ -312,9 +256,8 @@ class RolloutPipeline:
             info = ray.get(info_ref)
         except RayActorError as lost:
             self._attendance.leave(request.actor_id)
-            self._window.forget(request.actor_id)
-            self._paces.forget(request.actor_id)
-            if self._is_open(request.task):
+            self._assignments.forget(request.actor_id)
+            if self._assignments.is_open(request.task):
                 self._ask_again(request, lost)
         except RayTaskError as failed:
             cause = failed.cause
@@ -327,25 +270,17 @@ class RolloutPipeline:
             ) from None
         else:
             self._in_flight.note_answer(request)
-            if info.num_captions:
-                self._paces.note(request.actor_id, info.wall_s)
-            if self._is_open(request.task):
+            self._assignments.note_answer(request.actor_id, info)
+            if self._assignments.is_open(request.task):
                 self._keep(request, info)
 
     def _let_go(self, actor_id: int) -> None:
         del self._actors[actor_id]
         self._attendance.forget(actor_id)
-        self._window.forget(actor_id)
-        self._paces.forget(actor_id)
+        self._assignments.forget(actor_id)
         for task in self._in_flight.drop_actor(actor_id):
-            if self._is_open(task) and not self._in_flight.holds(task.batch.batch_index):
-                self._waiting.append(task)
-
-    def _is_open(self, task: Task) -> bool:
-        """Tell whether an answer is still of use: another actor may have given it before."""
-        index = task.batch.batch_index
-        waits = any(other.batch.batch_index == index for other in self._waiting)
-        return self._window.holds(index) and index not in self._ready and not waits
+            if self._assignments.is_open(task) and not self._in_flight.holds(task.batch.batch_index):
+                self._assignments.repeat([task])
 
     def _keep(self, request: Request, info: RolloutInfo) -> None:
         task = request.task
@@ -370,7 +305,7 @@ class RolloutPipeline:
                 f"batch {index} lost its caption actor {MAX_ATTEMPTS} times; "
                 "see Ray's logs for why the actor dies (often memory)"
             ) from lost
-        self._waiting.append(replace(task, attempt=task.attempt + 1))
+        self._assignments.repeat([replace(task, attempt=task.attempt + 1)])
 
     def _restart_hung_actors(self) -> None:
         for actor_id in self._in_flight.hung():
