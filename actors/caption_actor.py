@@ -51,6 +51,7 @@ class CaptionActor:
         samples_per_clip: int,
         *,
         with_greedy: bool = False,
+        overlaps: bool = False,
         device: torch.device | None = None,
     ) -> None:
         self._audio = ReadingAhead(source)
@@ -63,6 +64,7 @@ class CaptionActor:
         self._sampling = sampling
         self._samples_per_clip = samples_per_clip
         self._with_greedy = with_greedy
+        self._overlaps = overlaps
 
     def caption(
         self,
@@ -73,15 +75,16 @@ class CaptionActor:
     ) -> ActorResult:
         """Sample the group of every clip at these positions that can be used, and have it scored.
 
-        Meanwhile `upcoming` is decoded: it will probably be asked for next, and nothing is wrong if it is not.
+        In the background `upcoming` is decoded: it will probably be asked for next, and nothing is wrong if it is not.
+        Where requests follow at once it is begun with, and otherwise left for the time between two of them.
         """
         clips, quarantined = self._audio.read(batch.positions)
         decode_wait_s = self._audio.waited_s
+        if upcoming is not None and self._overlaps:
+            self._audio.begin(upcoming.positions)
+        scored = self._write(clips, batch, policy_version, reward_client) if clips else None
         if upcoming is not None:
             self._audio.begin(upcoming.positions)
-        if not clips:
-            return ActorResult(None, tuple(quarantined), audio_s=0.0, decode_wait_s=decode_wait_s)
-        scored = self._write(clips, batch, policy_version, reward_client)
         audio_s = sum(len(clip.waveform) / clip.sample_rate_hz for clip in clips)
         return ActorResult(scored, tuple(quarantined), audio_s, decode_wait_s)
 

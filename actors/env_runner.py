@@ -58,6 +58,8 @@ class ActorPlan:
     num_threads: int
     with_greedy: bool = False
     """Whether each clip's greedy caption is scored as well."""
+    overlaps: bool = False
+    """Whether actors sample while the learner updates, and so have a request after the other."""
 
     def start_actor(self, device: torch.device | None = None) -> CaptionActor:
         """Load the policy, and its frozen reference."""
@@ -69,6 +71,7 @@ class ActorPlan:
             sampling=self.sampling,
             samples_per_clip=self.samples_per_clip,
             with_greedy=self.with_greedy,
+            overlaps=self.overlaps,
             device=device,
         )
 

@@ -80,6 +80,8 @@ class CaptionPPO(Algorithm):
         self._update += 1
         with self._spans.span(PUBLISH):
             sent = self._publish(result)
+        if self._update != self._plan.training.num_updates:
+            self._pipeline.ask_ahead()  # actors begin while this process reports, and whatever else its caller does
         done = time.monotonic()
         timings = _timings(batches, waited_s=waited_s, wall_s=done - start)
         self.last_report = UpdateReport(

@@ -162,6 +162,11 @@ class RolloutPipeline:
             self._check_interrupt()
         return found
 
+    def ask_ahead(self) -> None:
+        """Ask for what may be asked for by now; `collect` does so as well."""
+        with self._lock:
+            self._submit()
+
     def take_back(self, batches: Sequence[CollectedBatch], lost: Collection[int]) -> None:
         """Take back the update that was handed out last, of which the rollouts at these places were lost."""
         with self._lock:

@@ -108,7 +108,7 @@ def bench_end_to_end(
     ):
         parts = lay_out_parts(config, Path(directory))
         for count, bound in settings:
-            # An actor waits while its captions are scored, and without overlap the learner waits for the actors.
+            # Without overlap the learner waits for the actors.
             threads = max(1, num_threads // (count + (bound > 0)))
             mine = parts.with_processes(count, bound, threads)
             rounds = []
@@ -183,7 +183,7 @@ def _let_actors_finish(algorithm: CaptionPPO) -> None:
 
 def _run_round(algorithm: CaptionPPO, parts: RunParts, num_updates: int) -> RunRound:
     bound = parts.config.cluster.max_staleness
-    for _ in range(bound + 1 if bound else 0):
+    for _ in range(bound + 1):
         algorithm.train()  # uses up what actors made while nobody looked at the clock
     batches, waited_s, num_tokens = [], 0.0, 0.0
     psutil.cpu_percent()

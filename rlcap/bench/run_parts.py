@@ -45,7 +45,7 @@ class RunParts:
                 num_actors=num_actors,
                 max_staleness=max_staleness,
                 actor_cpus=float(num_threads),
-                shard_cpus=float(num_threads),
+                shard_cpus=float(max(1, num_threads // 2)),  # it scores while the actor's reference does
             ),
         )
         return replace(self, config=config)
@@ -59,6 +59,7 @@ class RunParts:
             samples_per_clip=self.config.training.samples_per_clip,
             num_threads=max(1, int(self.config.cluster.actor_cpus)),
             with_greedy=self.config.algorithm.kind is AlgorithmKind.scst,
+            overlaps=self.config.cluster.max_staleness > 0,
         )
 
 

@@ -287,6 +287,7 @@ def _algorithm(job: TuningJob, server: RewardServer) -> Iterator[CaptionPPO]:
         samples_per_clip=config.training.samples_per_clip,
         num_threads=max(1, int(config.cluster.actor_cpus)),
         with_greedy=config.algorithm.kind is AlgorithmKind.scst,
+        overlaps=config.cluster.max_staleness > 0,
     )
     client = server.client(hear_other_clips=job.hear_other_clips)
     plan = RunPlan(actor, client, learning_settings(config), config.training, config.cluster, config.seed)

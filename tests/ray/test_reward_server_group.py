@@ -217,8 +217,9 @@ def test_a_shard_that_is_killed_comes_back_with_the_model_that_is_asked_for(serv
     server.commit()
     client = server.client()
     before = {shard.name: shard.process_id for shard in server.statistics()}
+    scores = client.ask(asked)
     os.kill(before["shard-0"], signal.SIGKILL)
-    batch = client.score(asked)
+    batch = scores()
     assert not batch.failed.any()
     assert batch.reward_version == new.version
     np.testing.assert_allclose(batch.scores, score_here(new, asked), rtol=1e-4, atol=1e-5)

@@ -78,6 +78,40 @@ def test_a_batch_without_a_usable_clip_has_no_rollouts_and_asks_nobody_for_score
     assert reward.num_requests == 0
 
 
+def test_captions_are_scored_while_the_reference_scores_their_tokens(actor, monkeypatch):
+    done = []
+
+    class Slow(RewardOfLength):
+        def ask(self, request):
+            done.append("asked")
+            wait = super().ask(request)
+            return lambda: done.append("waited") or wait()
+
+    score = actor._reference.log_probs
+    monkeypatch.setattr(actor._reference, "log_probs", lambda *given: done.append("reference") or score(*given))
+    actor.caption(CursorBatch(0, 0, (0,), seed=1), 0, Slow())
+    assert done == ["asked", "reference", "waited"]
+
+
+@pytest.mark.parametrize(("overlaps", "expected"), [(False, ["sampled", "begun"]), (True, ["begun", "sampled"])])
+def test_the_next_clips_are_decoded_while_nothing_else_is_to_do(make_actor, reward, monkeypatch, overlaps, expected):
+    done = []
+    actor = make_actor(overlaps=overlaps)
+    sample = actor._sample
+    monkeypatch.setattr(actor, "_sample", lambda *given: done.append("sampled") or sample(*given))
+    batch, upcoming = CursorBatch(0, 0, (0,), seed=1), CursorBatch(1, 0, (0, 0), seed=2)
+    begin = actor._audio.begin
+
+    def begin_noted(positions):
+        if positions == upcoming.positions and "begun" not in done:
+            done.append("begun")
+        begin(positions)
+
+    monkeypatch.setattr(actor._audio, "begin", begin_noted)
+    actor.caption(batch, 0, reward, upcoming)
+    assert done == expected
+
+
 def test_greedy_captions_are_scored_in_the_same_request_and_are_no_rollouts(make_actor, reward):
     batch = CursorBatch(7, 0, (0, 1, 0), seed=1)
     plain = make_actor().caption(batch, 5, RewardOfLength()).scored

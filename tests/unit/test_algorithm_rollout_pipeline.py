@@ -458,6 +458,18 @@ def test_an_actor_that_was_slow_is_asked_again_as_the_others_are(monkeypatch, sl
     assert 25 <= asked.count(1) <= 35
 
 
+def test_actors_begin_with_new_weights_before_their_rollouts_are_waited_for(monkeypatch):
+    fake = FakeRay(in_order)
+    pipeline = start(fake, monkeypatch, num_actors=1)
+    run(pipeline, 1)
+    num_asked = len(fake.asked)
+    pipeline.ask_ahead()
+    assert len(fake.asked) == num_asked, "nothing may be asked for by weights that are too old"
+    pipeline.publish(1, "weights-1")
+    pipeline.ask_ahead()
+    assert [request.weights for request in fake.asked[num_asked:]] == ["weights-1"]
+
+
 def test_an_actor_is_told_what_it_will_be_asked_for_next(monkeypatch):
     for max_staleness in (0, 1):
         fake = FakeRay(None)
