@@ -28,7 +28,9 @@ def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{RLCAP.parent}{os.pathsep}{os.environ['PATH']}")
         patch.setenv("OMP_NUM_THREADS", "1")
-        nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True})
+        # The head's agent takes jobs, and would have the port that Ray sessions of other tests have too.
+        head = {"num_cpus": 0, "include_dashboard": True, "dashboard_agent_listen_port": None}
+        nodes = Cluster(initialize_head=True, head_node_args=head)
         try:
             marked = {
                 mark: nodes.add_node(num_cpus=1, resources={mark: 1}).node_id for mark in ("actor_node", "shard_node")
