@@ -53,12 +53,12 @@ def draw(
     probabilities = torch.softmax(cooled(logits, temperature), dim=-1)
     if top_k == 0 and top_p == 1.0:
         tokens = _pick(probabilities, generator)
-        return DrawnTokens(tokens, _at(probabilities, tokens).log(), None)
+        return DrawnTokens(tokens, at(probabilities, tokens).log(), None)
     ordered, order = probabilities.sort(dim=-1, descending=True)
     sizes = _support_sizes(ordered, top_k, top_p)
     kept = _first(ordered, sizes)
     ranks = _pick(kept, generator)
-    return DrawnTokens(_at(order, ranks), (_at(kept, ranks) / kept.sum(dim=-1)).log(), sizes)
+    return DrawnTokens(at(order, ranks), (at(kept, ranks) / kept.sum(dim=-1)).log(), sizes)
 
 
 def score_truncated(
@@ -69,11 +69,11 @@ def score_truncated(
 ) -> ScoredTokens:
     """Score drawn tokens, with gradients; the drawn token counts as kept even where the policy now ranks it lower."""
     log_softmax = torch.log_softmax(cooled(logits, temperature), dim=-1)
-    chosen = _at(log_softmax, tokens)
+    chosen = at(log_softmax, tokens)
     ordered = log_softmax.topk(int(support_sizes.max()), dim=-1).values
     kept = torch.arange(ordered.shape[1], device=ordered.device) < support_sizes[:, None]
     mass = _masked_logsumexp(ordered, kept)
-    least = _at(ordered, support_sizes - 1)
+    least = at(ordered, support_sizes - 1)
     mass = torch.where(chosen < least, torch.logaddexp(mass, chosen), mass)
     inside = torch.where(kept, ordered - mass[:, None], 0.0)
     return ScoredTokens(chosen - mass, -torch.where(kept, inside.exp() * inside, 0.0).sum(dim=-1))
@@ -131,5 +131,6 @@ def _invert(weights: Float[Tensor, "row vocab"], level: Float[Tensor, "row 1"]) 
     return torch.searchsorted(cumulative, height, right=True)
 
 
-def _at(values: Tensor, index: Int[Tensor, " row"]) -> Tensor:
+def at(values: Tensor, index: Int[Tensor, " row"]) -> Tensor:
+    """Return each row's value at its index."""
     return values.gather(-1, index.unsqueeze(-1)).squeeze(-1)

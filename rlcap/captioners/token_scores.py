@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from rlcap.captioners.distribution import ScoredTokens, cooled, score_truncated
+from rlcap.captioners.distribution import ScoredTokens, at, cooled, score_truncated
 
 MIN_ROWS = 128
 """With fewer rows a piece, reading the vocabulary's weights would take longer than multiplying by them."""
@@ -102,7 +102,7 @@ class _Scores(torch.autograd.Function):
         probabilities = torch.softmax(logits, dim=-1)
         # The largest probability is one over the sum of the exponentials, which need not be computed a second time.
         largest, log_sum = logits.amax(dim=-1), -probabilities.amax(dim=-1).log()
-        log_probs = _at(logits, tokens) - largest - log_sum
+        log_probs = at(logits, tokens) - largest - log_sum
         mean = torch.linalg.vecdot(probabilities, logits)
         ctx.save_for_backward(tokens, mean)
         ctx.temperature, ctx.again = temperature, again
@@ -127,7 +127,3 @@ class _Scores(torch.autograd.Function):
             gradient.mul_((mean[:, None] - logits).mul_(of_entropy[:, None]).sub_(weights[:, None]))
         gradient.scatter_add_(-1, tokens[:, None], weights[:, None])
         return gradient if ctx.temperature == 1.0 else gradient.div_(ctx.temperature), None, None, None
-
-
-def _at(values: Float[Tensor, "row vocab"], index: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
-    return values.gather(-1, index[:, None]).squeeze(-1)
