@@ -58,11 +58,9 @@ class ActorPlan:
     num_threads: int
     with_greedy: bool = False
     """Whether each clip's greedy caption is scored as well."""
-    overlaps: bool = False
-    """Whether actors sample while the learner updates, and so have a request after the other."""
 
-    def start_actor(self, device: torch.device | None = None) -> CaptionActor:
-        """Load the policy, and its frozen reference."""
+    def start_actor(self, device: torch.device | None = None, *, overlaps: bool = False) -> CaptionActor:
+        """Load the policy, and its frozen reference; an actor that `overlaps` has one request after the other."""
         policy = load_captioner(self.baseline)
         return CaptionActor(
             self.source,
@@ -71,13 +69,13 @@ class ActorPlan:
             sampling=self.sampling,
             samples_per_clip=self.samples_per_clip,
             with_greedy=self.with_greedy,
-            overlaps=self.overlaps,
+            overlaps=overlaps,
             device=device,
         )
 
 
 class CaptionEnvRunner(EnvRunner):
-    """A caption actor that RLlib can create and restart; the plan is in `config.env_config["plan"]`."""
+    """A caption actor that RLlib can create and restart; `config.env_config` holds the plan."""
 
     def __init__(self, *, config: AlgorithmConfig, **kwargs: Any) -> None:  # noqa: ANN401 - RLlib's signature
         show_stack_on_signal()
@@ -85,7 +83,8 @@ class CaptionEnvRunner(EnvRunner):
         plan: ActorPlan = config.env_config["plan"]
         torch.set_num_threads(plan.num_threads)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._actor = plan.start_actor(torch.device("cuda" if ray.get_gpu_ids() else "cpu"))
+        device = torch.device("cuda" if ray.get_gpu_ids() else "cpu")
+        self._actor = plan.start_actor(device, overlaps=config.env_config["overlaps"])
         self._policy_version = -1
         self._reward: RewardReference | None = None
         self._reward_client: RewardClient

@@ -58,7 +58,7 @@ def algorithm_config(plan: RunPlan, algo_class: type) -> AlgorithmConfig:
             env=None,
             observation_space=STUB_SPACE,
             action_space=STUB_SPACE,
-            env_config={"plan": plan.actor, "run": plan},
+            env_config={"plan": plan.actor, "overlaps": cluster.max_staleness > 0, "run": plan},
         )
         .env_runners(
             env_runner_cls=CaptionEnvRunner,

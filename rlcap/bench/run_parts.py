@@ -14,9 +14,9 @@ from rlcap.bench.reward_load import CLIP_S, SAMPLE_RATE_HZ, bench_captions, benc
 from rlcap.captioners.loading import load_captioner
 from rlcap.captioners.prefix_parts import build_prefix_captioner
 from rlcap.captioners.tokenizer import build_word_tokenizer
-from rlcap.config.algorithm import AlgorithmKind
 from rlcap.config.captioner import CaptionerConfig
 from rlcap.config.run import RunConfig
+from rlcap.pipeline.tuning import actor_plan
 from rlcap.types import Clip
 
 EPOCH_UPDATES = 2
@@ -52,15 +52,7 @@ class RunParts:
 
     def actor_plan(self) -> ActorPlan:
         """What an actor is given."""
-        return ActorPlan(
-            source=ClipStore(self.clips),
-            baseline=self.baseline,
-            sampling=self.config.sampling,
-            samples_per_clip=self.config.training.samples_per_clip,
-            num_threads=max(1, int(self.config.cluster.actor_cpus)),
-            with_greedy=self.config.algorithm.kind is AlgorithmKind.scst,
-            overlaps=self.config.cluster.max_staleness > 0,
-        )
+        return actor_plan(self.config, ClipStore(self.clips), self.baseline)
 
 
 def lay_out_parts(config: RunConfig, directory: Path) -> RunParts:

@@ -280,15 +280,7 @@ def _server(job: TuningJob, run: RunDirectory) -> Iterator[RewardServer]:
 def _algorithm(job: TuningJob, server: RewardServer) -> Iterator[CaptionPPO]:
     """Start a run's actors and learner, and stop them in the end."""
     config = job.config
-    actor = ActorPlan(
-        source=job.source,
-        baseline=job.baseline.resolve(),
-        sampling=config.sampling,
-        samples_per_clip=config.training.samples_per_clip,
-        num_threads=max(1, int(config.cluster.actor_cpus)),
-        with_greedy=config.algorithm.kind is AlgorithmKind.scst,
-        overlaps=config.cluster.max_staleness > 0,
-    )
+    actor = actor_plan(config, job.source, job.baseline.resolve())
     client = server.client(hear_other_clips=job.hear_other_clips)
     plan = RunPlan(actor, client, learning_settings(config), config.training, config.cluster, config.seed)
     with without_advice():
@@ -297,6 +289,18 @@ def _algorithm(job: TuningJob, server: RewardServer) -> Iterator[CaptionPPO]:
         yield algorithm
     finally:
         algorithm.stop()
+
+
+def actor_plan(config: RunConfig, source: AudioSource, baseline: Path) -> ActorPlan:
+    """What each actor of a run with these settings is given."""
+    return ActorPlan(
+        source=source,
+        baseline=baseline,
+        sampling=config.sampling,
+        samples_per_clip=config.training.samples_per_clip,
+        num_threads=max(1, int(config.cluster.actor_cpus)),
+        with_greedy=config.algorithm.kind is AlgorithmKind.scst,
+    )
 
 
 def learning_settings(config: RunConfig) -> PPOConfig:
