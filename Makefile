@@ -6,9 +6,11 @@ SHELL := /bin/bash
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 ARGS ?=
-# Tests run several processes on few cores: waiting threads must not spin.
-export OMP_WAIT_POLICY := passive
+# As the command itself sets them, for tests that start Ray without it (rlcap/process_settings.py says why).
+export OMP_WAIT_POLICY := active
 export GOMP_SPINCOUNT := 1000
+export MALLOC_TRIM_THRESHOLD_ := 268435456
+export MALLOC_MMAP_THRESHOLD_ := 33554432
 
 .PHONY: quickstart install lint test
 

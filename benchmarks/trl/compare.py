@@ -20,6 +20,8 @@ from dataclasses import asdict
 from importlib.metadata import distributions
 from pathlib import Path
 
+from rlcap.process_settings import GNU_LIBRARIES
+
 HERE = Path(__file__).resolve().parent
 KINDS = ("grpo", "rloo")
 OVERLAPPED = 1
@@ -94,8 +96,7 @@ def _half(num_threads: int) -> str:
 
 def run(command: list[str | Path]) -> dict[str, float]:
     """Return what one side tells."""
-    # As `rlcap` itself sets them, for both: threads that spin would stand in each other's way.
-    environment = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000", **os.environ}
+    environment = {**GNU_LIBRARIES, **os.environ}  # for both sides
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True)
     found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return found

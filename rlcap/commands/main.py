@@ -27,6 +27,7 @@ from rlcap.commands.bench.simulate import spelt_out
 from rlcap.commands.parsing import HelpFormatter
 from rlcap.commands.terminal import FAULT, INTERRUPTED, LOST, USAGE, complain
 from rlcap.errors import ActorLostError, ConfigError, RlcapError
+from rlcap.process_settings import settle_process
 
 _DESCRIPTION = """\
 Fine-tune an audio captioner to human taste, on audio without captions.
@@ -52,11 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run a command; return 0, 1 for a fault, 2 for wrong usage or settings, 75 for a lost process, 130 for Ctrl-C."""
     parsed = _parser().parse_args(spelt_out(arguments))
-    # Threads of OpenMP that spin while they wait stand in the way of the other processes of a run: thirty times slower
-    # where cores are few. A moment of spinning (GNU's own setting, in turns) pays where steps are short. Both are read
-    # when torch is first imported, here and in Ray's processes.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    settle_process()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
         code: int = parsed.run(parsed)

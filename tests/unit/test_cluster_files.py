@@ -260,7 +260,7 @@ def test_the_container_takes_its_ground_from_outside_and_does_not_run_as_root():
     installs = [words for words in parsed if words[:3] == ["RUN", "pip", "install"] or "pip install" in " ".join(words)]
     assert any({"-c", "constraints.txt", '".[jobs]"'} <= set(words) for words in installs)
     for words in parsed:
-        assert words[0] in {"ARG", "FROM", "RUN", "WORKDIR", "COPY", "USER", "CMD"}
+        assert words[0] in {"ARG", "FROM", "RUN", "WORKDIR", "COPY", "ENV", "USER", "CMD"}
         if words[0] == "RUN":
             subprocess.run(["bash", "-n", "-c", " ".join(words[1:])], check=True)
         if words[0] == "CMD":
