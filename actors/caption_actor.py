@@ -11,14 +11,14 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from actors.audio_cursor import CursorBatch
-from actors.reading_ahead import ReadingAhead
+from actors.hearing_ahead import HearingAhead
 from actors.sampler import SampledCaptions, sample_captions
 from rlcap.captioners.captioner import Captioner, Encoding, PolicyOutput
 from rlcap.captioners.packed_linears import packed_linears
 from rlcap.config.captioner import SamplingConfig
 from rlcap.config.precision import Precision
 from rlcap.protocols import AudioSource, RewardClient
-from rlcap.types import Clip, Quarantined, RewardBatch, RewardRequest, RolloutBatch, ScoredRollouts
+from rlcap.types import Clip, PolicyFeatures, Quarantined, RewardBatch, RewardRequest, RolloutBatch, ScoredRollouts
 
 DTYPES = {Precision.float32: torch.float32, Precision.bfloat16: torch.bfloat16}
 
@@ -32,7 +32,7 @@ class ActorResult:
     quarantined: tuple[Quarantined, ...]
     audio_s: float
     """Seconds of audio heard."""
-    decode_wait_s: float
+    audio_wait_s: float
     """How long the audio let the captioner wait."""
 
 
@@ -54,7 +54,6 @@ class CaptionActor:
         overlaps: bool = False,
         device: torch.device | None = None,
     ) -> None:
-        self._audio = ReadingAhead(source)
         self._device = device or torch.device("cpu")
         dtype = DTYPES[sampling.precision]
         self.policy = policy.eval().requires_grad_(False).to(self._device, dtype)
@@ -65,6 +64,7 @@ class CaptionActor:
         self._samples_per_clip = samples_per_clip
         self._with_greedy = with_greedy
         self._overlaps = overlaps
+        self._audio = HearingAhead(source, self._listen, when_idle=not overlaps)
 
     def caption(
         self,
@@ -75,25 +75,33 @@ class CaptionActor:
     ) -> ActorResult:
         """Sample the group of every clip at these positions that can be used, and have it scored.
 
-        In the background `upcoming` is decoded: it will probably be asked for next, and nothing is wrong if it is not.
+        In the background `upcoming` is heard: it will probably be asked for next, and nothing is wrong if it is not.
         Where requests follow at once it is begun with, and otherwise left for the time between two of them.
         """
-        clips, quarantined = self._audio.read(batch.positions)
-        decode_wait_s = self._audio.waited_s
+        heard = self._audio.hear(batch.positions)
         if upcoming is not None and self._overlaps:
             self._audio.begin(upcoming.positions)
-        scored = self._write(clips, batch, policy_version, reward_client) if clips else None
+        scored = None
+        if heard.features is not None:
+            scored = self._write(heard.clips, heard.features, batch, policy_version, reward_client)
         if upcoming is not None:
             self._audio.begin(upcoming.positions)
-        audio_s = sum(len(clip.waveform) / clip.sample_rate_hz for clip in clips)
-        return ActorResult(scored, tuple(quarantined), audio_s, decode_wait_s)
+        return ActorResult(scored, heard.quarantined, heard.audio_s, heard.waited_s)
+
+    @torch.inference_mode()
+    def _listen(self, clips: Sequence[Clip]) -> PolicyFeatures:
+        return self.policy.features(clips)
 
     @torch.inference_mode()
     def _write(
-        self, clips: list[Clip], batch: CursorBatch, policy_version: int, reward_client: RewardClient
+        self,
+        clips: tuple[Clip, ...],
+        features: PolicyFeatures,
+        batch: CursorBatch,
+        policy_version: int,
+        reward_client: RewardClient,
     ) -> ScoredRollouts:
         """Sample the groups; the frozen reference scores their tokens while the reward server scores the captions."""
-        features = self.policy.features(clips)
         heard = [torch.from_numpy(array).to(self._device) for array in (features.frames, features.frame_mask)]
         encoding = self.policy.encode(*heard)
         clip_index = torch.arange(len(clips), device=self._device).repeat_interleave(self._samples_per_clip)

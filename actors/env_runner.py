@@ -99,8 +99,8 @@ class CaptionEnvRunner(EnvRunner):
     ) -> tuple[ScoredRollouts | None, RolloutInfo]:
         """Caption one cursor batch with these weights, loading them when their version is new, and have it scored.
 
-        The batch that will probably be asked for next is decoded meanwhile. Called with two returns: the rollouts stay
-        in the object store, the info goes to the driver.
+        The batch that will probably be asked for next is heard in the background. Called with two returns: the rollouts
+        stay in the object store, the info goes to the driver.
         """
         start, began_at_s = time.monotonic(), time.time()
         if policy_version != self._policy_version:
@@ -119,7 +119,7 @@ class CaptionEnvRunner(EnvRunner):
             audio_s=result.audio_s,
             began_at_s=began_at_s,
             wall_s=time.monotonic() - start,
-            decode_wait_s=result.decode_wait_s,
+            audio_wait_s=result.audio_wait_s,
             load_s=load_s,
             quarantined=result.quarantined,
         )

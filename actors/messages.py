@@ -31,7 +31,7 @@ class RolloutInfo:
     began_at_s: float
     """When the actor took the batch up, in seconds since the epoch, by the clock of its machine."""
     wall_s: float
-    decode_wait_s: float
+    audio_wait_s: float
     """How long the audio let the captioner wait."""
     load_s: float
     """How long it took to load new weights; 0 where they were here already."""

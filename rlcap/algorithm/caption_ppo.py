@@ -313,6 +313,6 @@ def _timings(batches: Sequence[CollectedBatch], *, waited_s: float, wall_s: floa
         "time/update_s": wall_s - waited_s,
         "time/wait_for_rollouts_s": waited_s,
         "time/batch_s": sum(batch.info.wall_s for batch in batches) / len(batches),
-        "time/decode_wait_s": sum(batch.info.decode_wait_s for batch in batches) / len(batches),
+        "time/audio_wait_s": sum(batch.info.audio_wait_s for batch in batches) / len(batches),
         **({"weights/load_ms": 1e3 * sum(loads) / len(loads)} if loads else {}),
     }

@@ -83,7 +83,10 @@ class Captioner(nn.Module, ABC):
 
     @abstractmethod
     def features(self, clips: Sequence[Clip]) -> PolicyFeatures:
-        """Compute what `encode` reads, at the captioner's own sample rate; with a frozen encoder, what that hears."""
+        """Compute what `encode` reads, at the captioner's own sample rate; with a frozen encoder, what that hears.
+
+        No trained weight plays a part in it: actors hear ahead, before they have a batch's weights, in another thread.
+        """
 
     @abstractmethod
     def encode(self, frames: Float[Tensor, "clip frame dim"], frame_mask: Bool[Tensor, "clip frame"]) -> Encoding:

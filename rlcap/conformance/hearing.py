@@ -57,6 +57,18 @@ def features_alone(subject: Subject) -> Finding:
 
 
 @check(
+    "features do not depend on weights that are learned",
+    expected="the same frames once trainable weights have moved: actors hear a batch before they have its weights",
+    remedy="leave to `encode` whatever is trained, or freeze the encoder by requires_grad_(False)",
+)
+def features_fixed(subject: Subject) -> Finding:
+    """Compare features before and after the policy moves."""
+    with subject.moved():
+        moved = subject.captioner.features(subject.clips)
+    return judge([gap("in the frames", torch.from_numpy(moved.frames), torch.from_numpy(subject.features.frames))])
+
+
+@check(
     "clips are heard at the captioner's own sample rate",
     expected="as many frames of a clip at twice its sample rate as of the clip itself, within a tenth",
     remedy="in `features`, resample from clip.sample_rate_hz to the rate that the encoder was trained at",
@@ -115,7 +127,7 @@ def padding(subject: Subject) -> Finding:
     )
 
 
-HEARING = (well_formed_features, features_alone, own_sample_rate, batch_invariance, padding)
+HEARING = (well_formed_features, features_alone, features_fixed, own_sample_rate, batch_invariance, padding)
 
 
 def _longest(subject: Subject) -> Clip:

@@ -79,8 +79,8 @@ def _spans_of(batch: CollectedBatch) -> Iterator[Span]:
     loaded_s = begin_s + info.load_s
     if info.load_s:
         yield Span("load weights", begin_s, loaded_s)
-    if info.decode_wait_s:
-        yield Span("wait for audio", loaded_s, loaded_s + info.decode_wait_s)
+    if info.audio_wait_s:
+        yield Span("wait for audio", loaded_s, loaded_s + info.audio_wait_s)
 
 
 def _facts(batch: CollectedBatch) -> dict[str, object]:

@@ -286,7 +286,7 @@ def test_weights_are_metrics_and_rounded_ones_are_half_as_many_bytes(plan, whole
     assert metrics["weights/publish_ms"] > 0
     assert metrics["weights/put_ms"] > 0
     assert metrics["weights/load_ms"] > 0
-    assert metrics["time/decode_wait_s"] >= 0
+    assert metrics["time/audio_wait_s"] >= 0
 
 
 def test_a_run_begins_with_the_actors_that_have_room_and_without_any_it_says_what_they_ask_for(plan):

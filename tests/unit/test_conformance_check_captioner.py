@@ -58,6 +58,12 @@ class NormalisesOverTheBatch(DcaseCaptioner):
         return replace(heard, frames=heard.frames - heard.frames[heard.frame_mask].mean())
 
 
+class LearnsToHear(DcaseCaptioner):
+    def features(self, clips):
+        heard = super().features(clips)
+        return replace(heard, frames=heard.frames * float(self.network.vocabulary.weight.mean()))
+
+
 class IgnoresTheSampleRate(DcaseCaptioner):
     def features(self, clips):
         return super().features([replace(clip, sample_rate_hz=16_000) for clip in clips])
@@ -160,6 +166,7 @@ BROKEN = {
     HearsOtherClips: ("captions of a clip",),
     HearsInFloat32Alone: ("it computes in bfloat16",),
     NormalisesOverTheBatch: ("features of a clip",),
+    LearnsToHear: ("features do not depend",),
     IgnoresTheSampleRate: ("clips are heard",),
     GivesDoubles: ("features are what encode reads",),
     PeeksAtTheToken: ("a token is predicted", "sampled log-probs"),

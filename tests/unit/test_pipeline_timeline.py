@@ -17,7 +17,7 @@ CURSOR = AudioCursor(num_clips=8, batch_size=2, seed=0)
 EPOCH_S = 1.7e9
 
 
-def answered(batch, actor_id, began_at_s, *, load_s=0.0, decode_wait_s=0.0):
+def answered(batch, actor_id, began_at_s, *, load_s=0.0, audio_wait_s=0.0):
     info = RolloutInfo(
         policy_version=0,
         reward_version="a",
@@ -25,7 +25,7 @@ def answered(batch, actor_id, began_at_s, *, load_s=0.0, decode_wait_s=0.0):
         audio_s=1.0,
         began_at_s=EPOCH_S + began_at_s,
         wall_s=2.0,
-        decode_wait_s=decode_wait_s,
+        audio_wait_s=audio_wait_s,
         load_s=load_s,
         quarantined=(),
     )
@@ -37,7 +37,7 @@ def report_of(update):
     start = EPOCH_S + 10.0 * (update - 1) + 1e-7  # no whole microsecond
     spans = (Span(WAIT, start, start + 3), Span(LEARN, start + 3, start + 9), Span(PUBLISH, start + 9, start + 9.5))
     batches = (
-        answered(2 * update - 2, 1, 10.0 * (update - 1), load_s=0.25, decode_wait_s=0.5),
+        answered(2 * update - 2, 1, 10.0 * (update - 1), load_s=0.25, audio_wait_s=0.5),
         answered(2 * update - 1, 2, 10.0 * (update - 1) + 0.5),
     )
     return UpdateReport(update, {}, (), (), batches, spans=spans)

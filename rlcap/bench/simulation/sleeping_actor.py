@@ -107,7 +107,7 @@ class SleepingActor:
             audio_s=CLIP_S * len(clips),
             began_at_s=began_at_s,
             wall_s=time.monotonic() - start,
-            decode_wait_s=0.0,
+            audio_wait_s=0.0,
             load_s=loaded - start,
             quarantined=(),
         )
