@@ -36,16 +36,19 @@ class RunParts:
 
     def with_processes(self, num_actors: int, max_staleness: int, num_threads: int) -> RunParts:
         """The same parts under other settings; an update is asked for in as many batches as there are actors."""
-        training, cluster = self.config.training, self.config.cluster
+        training, cluster, reward = self.config.training, self.config.cluster, self.config.reward
+        shard_threads = max(1, num_threads // 2)  # shards score while the actor's reference does
+        num_shards = min(reward.num_shards, shard_threads)
         config = replace(
             self.config,
             training=replace(training, batches_per_update=num_actors, num_updates=10**9),
+            reward=replace(reward, num_shards=num_shards),
             cluster=replace(
                 cluster,
                 num_actors=num_actors,
                 max_staleness=max_staleness,
                 actor_cpus=float(num_threads),
-                shard_cpus=float(max(1, num_threads // 2)),  # it scores while the actor's reference does
+                shard_cpus=float(shard_threads // num_shards),
             ),
         )
         return replace(self, config=config)
