@@ -34,7 +34,11 @@ class PolicyPass:
 
     def forward(self, captions: Captions) -> PolicyOutput:
         """Score captions under the current weights; each clip is encoded once."""
-        with self._linears(), torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._in_bfloat16):
+        with self._linears():
+            return self._score(captions)
+
+    def _score(self, captions: Captions) -> PolicyOutput:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._in_bfloat16):
             encoding = self._captioner.encode(captions.frames, captions.frame_mask)
             return self._captioner.log_probs(
                 encoding,
@@ -56,8 +60,8 @@ class PolicyPass:
         for rows, captions in _in_pieces(minibatch.captions, self._config.microbatch_size):
             targets = minibatch.targets.rows(rows, captions.tokens.shape[1])
             piece = Experience(captions, targets).to(self.device)
-            with self._linears():
-                objective = ppo_objective(self.forward(piece.captions), piece, settings, num_units=num_units)
+            with self._linears():  # the backward pass too
+                objective = ppo_objective(self._score(piece.captions), piece, settings, num_units=num_units)
                 torch.autograd.backward(objective.loss)
             averages += objective.averages
         return averages
