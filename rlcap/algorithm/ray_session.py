@@ -20,6 +20,7 @@ import ray
 
 from rlcap.config.cluster import ClusterConfig
 from rlcap.errors import ActorLostError, RunError, in_one_line
+from rlcap.planning.memory import weight_versions
 from rlcap.planning.placement import Node
 from rlcap.planning.plan import OBJECT_STORE_SHARE
 from rlcap.planning.processes import ProcessGroup, process_groups, shortages
@@ -31,9 +32,6 @@ ADVICE = b"constructor arguments in the object store"
 OBJECT_STORE_BYTES = 512 * 1024**2
 """Enough for the rollouts and the models of one machine that are in flight; a cluster brings its own store."""
 SHARED_MEMORY = Path("/dev/shm")
-HELD_VERSIONS = 4
-"""Sizes of the weights in the answers of a learner with a process of its own: new ones, and for a checkpoint weights
-and optimiser."""
 ANSWER_TIMEOUT_S = 10.0
 """Longest wait for a cluster to take a connection; Ray itself tries for a quarter of an hour where nobody answers."""
 NO_MARKS = ("CPU", "GPU", "memory", "object_store_memory")
@@ -61,12 +59,10 @@ def object_store_room(captioner: Path, cluster: ClusterConfig) -> int:
     Where there is none Ray writes them to disk, and a version takes several times as long.
     """
     weights = sum(file.stat().st_size for file in captioner.rglob("*.safetensors"))
-    # Of requests under way, the newest, and the one that is put.
-    num_versions = cluster.max_staleness + 2 + (HELD_VERSIONS if cluster.num_learners else 0)
     room = int(OBJECT_STORE_SHARE * psutil.virtual_memory().available)
     if SHARED_MEMORY.is_dir():
         room = min(room, shutil.disk_usage(SHARED_MEMORY).free)
-    return max(OBJECT_STORE_BYTES, min(OBJECT_STORE_BYTES + num_versions * weights, room))
+    return max(OBJECT_STORE_BYTES, min(OBJECT_STORE_BYTES + weight_versions(cluster) * weights, room))
 
 
 @contextmanager

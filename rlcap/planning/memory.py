@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from rlcap.config.captioner import DecoderTuning
+from rlcap.config.cluster import ClusterConfig
 from rlcap.config.precision import Precision
 from rlcap.config.run import RunConfig
 from rlcap.planning.model_size import CaptionerSize
@@ -66,6 +67,15 @@ def memory_of(kind: Kind, config: RunConfig, size: CaptionerSize, sequences: Seq
     return Memory(parts, PROCESS_BYTES + int(config.reward.cache_mb * MB))
 
 
+def weight_versions(cluster: ClusterConfig) -> int:
+    """How many versions of the trained weights lie in Ray's object store at most."""
+    # Those of requests under way, the newest, and the one that is put.
+    in_flight = cluster.max_staleness + 2
+    # A learner with a process of its own answers with weights, and for a checkpoint with weights and optimiser.
+    answers = 2 + ADAM_MOMENTS if cluster.num_learners else 0
+    return in_flight + answers
+
+
 def object_store_bytes(config: RunConfig, size: CaptionerSize, sequences: Sequences) -> dict[str, int]:
     """Return what lies in Ray's object store at most, over all nodes, by part."""
     num_batches = (config.cluster.max_staleness + 1) * config.training.batches_per_update
@@ -76,8 +86,7 @@ def object_store_bytes(config: RunConfig, size: CaptionerSize, sequences: Sequen
     )
     weights = size.trainable(config.captioner.decoder, config.captioner.lora_rank)
     weights *= size.trained_bytes(config.captioner.decoder)
-    # Versions that requests under way refer to, and the newest one.
-    return {"rollouts": num_batches * rollouts, "weights": (config.cluster.max_staleness + 1) * weights}
+    return {"rollouts": num_batches * rollouts, "weights": weight_versions(config.cluster) * weights}
 
 
 def _learner(config: RunConfig, size: CaptionerSize, sequences: Sequences) -> dict[str, int]:

@@ -90,5 +90,5 @@ def test_the_object_store_holds_what_may_be_under_way(staleness):
     batch = 16 * 24 * 21 + 4 * 1_000_000
     assert object_store_bytes(config, SIZE, SEQUENCES) == {
         "rollouts": 2 * batch * (staleness + 1),
-        "weights": 28_000_000_000 * (staleness + 1),
+        "weights": 28_000_000_000 * (staleness + 2),
     }
