@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +22,7 @@ from rlcap.evaluation.scored_pairs import ScoredPairs
 from rlcap.preferences.bradley_terry import bradley_terry_loss
 from rlcap.preferences.clip_split import ClipSplit
 from rlcap.preferences.pairs import PreferencePair
+from rlcap.threads import limited_threads
 
 MAX_GRAD_NORM = 1.0
 THREADED = (FinetuneTowers.all, FinetuneTowers.text_lora)
@@ -175,17 +175,6 @@ def _fit_mlp(
         torch.manual_seed(seed)
         fit.start(head, training)
         fit.run(training, validation, on_epoch)
-
-
-@contextmanager
-def limited_threads(num_threads: int) -> Iterator[None]:
-    """Compute with this many threads inside the block."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def pair_accuracy(

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from reward_server.fitting import limited_threads
 from reward_server.group import RewardServer
 from rlcap.algorithm.caption_ppo import CaptionPPO, build_algorithm
 from rlcap.algorithm.ray_session import ray_session, without_advice
@@ -25,6 +24,7 @@ from rlcap.config.run import RunConfig
 from rlcap.errors import ConfigError
 from rlcap.pipeline.progress import progress_bar
 from rlcap.pipeline.tuning import learning_settings
+from rlcap.threads import limited_threads
 
 
 @dataclass(frozen=True, slots=True)

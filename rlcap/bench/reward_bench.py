@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from reward_server.fitting import limited_threads
 from reward_server.group import RewardServer
 from reward_server.scoring import ClapReward
 from rlcap.algorithm.ray_session import ray_session, without_advice
@@ -20,6 +19,7 @@ from rlcap.bench.reward_load import Answered, Workload, bench_model, latencies_m
 from rlcap.config.cluster import ClusterConfig
 from rlcap.config.reward import RewardConfig
 from rlcap.pipeline.progress import progress_bar
+from rlcap.threads import limited_threads
 
 NUM_CLIPS = 64
 REQUEST_SIZES, SHARD_COUNTS, HIT_RATES = (8, 64, 256), (1, 2), (1.0, 0.5, 0.0)

@@ -11,13 +11,13 @@ from jaxtyping import Float32
 
 from actors.audio_cursor import AudioCursor
 from learner.ppo_update import PPOUpdate
-from reward_server.fitting import limited_threads
 from reward_server.scoring import ClapReward
 from rlcap.bench.run_parts import RunParts
 from rlcap.captioners.loading import load_captioner
 from rlcap.captioners.weights import load_into, publish
 from rlcap.pipeline.tuning import learning_settings
 from rlcap.protocols import RewardClient
+from rlcap.threads import limited_threads
 from rlcap.types import RewardBatch, RewardRequest
 
 
