@@ -10,7 +10,7 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -29,6 +29,7 @@ from learner.group import hold_learners, learner_weights, load_learners, update_
 from learner.ppo_learner import LearnerResult
 from rlcap.algorithm.actor_changes import ActorChange, ActorChanges, ActorCounts
 from rlcap.algorithm.actor_start import first_ready, spaces_at_hand
+from rlcap.algorithm.batch_counts import BatchCounts
 from rlcap.algorithm.ready_batches import CollectedBatch
 from rlcap.algorithm.rollout_pipeline import MAX_ATTEMPTS, RolloutPipeline
 from rlcap.algorithm.settings import CaptionPPOConfig, RunPlan, algorithm_config
@@ -68,7 +69,7 @@ class CaptionPPO(Algorithm):
             super().setup(config)
         self._policy = load_captioner(self._plan.baseline)
         self._reward = RewardReference(ray.put(self._plan.reward_client))
-        self._start_pipeline(learner_weights(self.learner_group), self._new_cursor())
+        self._start_pipeline(learner_weights(self.learner_group), self._new_cursor(), BatchCounts())
         self._watchdog = Watchdog(self._plan.cluster.stall_s, self._progress, self._describe)
 
     def training_step(self) -> None:
@@ -127,7 +128,7 @@ class CaptionPPO(Algorithm):
         Snapshots are written one at a time, in any thread.
         """
         cursor = self._cursor_at(self._pipeline.next_batch)
-        state = {"update": self._update, "cursor": cursor.state_dict(), "counts": self._batch_counts()}
+        state = {"update": self._update, "cursor": cursor.state_dict(), "counts": self._pipeline.counts.metrics()}
         return partial(self._write, state, hold_learners(self.learner_group))
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -154,8 +155,8 @@ class CaptionPPO(Algorithm):
             raise CheckpointError(f"{directory} is no checkpoint of a run: {damage}") from damage
         cursor = self._new_cursor()
         cursor.load_state_dict(state["cursor"])  # refuses another stream
-        self._start_pipeline(load_learners(self.learner_group, directory / LEARNER), cursor)
-        self._restore_counts(state.get("counts", {}))
+        counts = BatchCounts.from_metrics(state.get("counts", {}))
+        self._start_pipeline(load_learners(self.learner_group, directory / LEARNER), cursor, counts)
 
     def restore_env_runners(self, env_runner_group: EnvRunnerGroup) -> list[int]:  # noqa: ARG002
         """Leave restarts to Ray: requests carry all that a restarted actor needs."""
@@ -199,7 +200,7 @@ class CaptionPPO(Algorithm):
             return
         self._logdir = tempfile.mkdtemp(prefix="rlcap-")
 
-    def _start_pipeline(self, result: LearnerResult, cursor: AudioCursor) -> None:
+    def _start_pipeline(self, result: LearnerResult, cursor: AudioCursor, counts: BatchCounts) -> None:
         training, cluster = self._plan.training, self._plan.cluster
         actors = self._actors()
         ready = first_ready(actors, cluster)
@@ -211,6 +212,8 @@ class CaptionPPO(Algorithm):
             max_staleness=cluster.max_staleness,
             timeout_s=cluster.rollout_timeout_s,
             check_interrupt=self._between_waits,
+            first_update=self._update,
+            counts=counts,
         )
         self._pipeline.add_actors({each: actor for each, actor in actors.items() if each not in ready})
         self._publish(result)
@@ -281,22 +284,7 @@ class CaptionPPO(Algorithm):
         return cursor
 
     def _actor_counts(self) -> dict[str, float]:
-        return {"actors/present": float(len(self._pipeline.present)), **self._batch_counts()}
-
-    def _batch_counts(self) -> dict[str, float]:
-        return {
-            "actors/lost_batches": float(self._pipeline.num_lost),
-            "actors/skipped_batches": float(self._pipeline.num_skipped),
-            "actors/rescored_batches": float(self._pipeline.num_rescored),
-            "actors/doubled_batches": float(self._pipeline.num_doubled),
-        }
-
-    def _restore_counts(self, counts: Mapping[str, float]) -> None:
-        """Count on from a checkpoint."""
-        self._pipeline.num_lost = int(counts.get("actors/lost_batches", 0))
-        self._pipeline.num_skipped = int(counts.get("actors/skipped_batches", 0))
-        self._pipeline.num_rescored = int(counts.get("actors/rescored_batches", 0))
-        self._pipeline.num_doubled = int(counts.get("actors/doubled_batches", 0))
+        return {"actors/present": float(len(self._pipeline.present)), **self._pipeline.counts.metrics()}
 
 
 def build_algorithm(plan: RunPlan) -> CaptionPPO:

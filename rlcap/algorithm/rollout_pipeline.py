@@ -29,6 +29,7 @@ from actors.audio_cursor import AudioCursor
 from actors.messages import RewardReference, RolloutInfo
 from rlcap.algorithm.assignments import Assignment, Assignments
 from rlcap.algorithm.attendance import Attendance
+from rlcap.algorithm.batch_counts import BatchCounts
 from rlcap.algorithm.batch_window import BatchWindow
 from rlcap.algorithm.in_flight import InFlight, Request, Task
 from rlcap.algorithm.ready_batches import CollectedBatch, ReadyBatches
@@ -62,6 +63,8 @@ class RolloutPipeline:
         max_staleness: int,
         timeout_s: float,
         check_interrupt: Callable[[], None],
+        first_update: int,
+        counts: BatchCounts,
     ) -> None:
         self._actors = dict(actors)
         self._attendance = Attendance(self._actors, timeout_s)
@@ -86,13 +89,10 @@ class RolloutPipeline:
         )
         self._skipped = SkippedBatches(cursor.num_clips)
         self._num_answers = 0
-        self._update = 0
-        self._version = 0
+        self._update = first_update
+        self._version = first_update
         self._weights: ray.ObjectRef | None = None
-        self.num_lost = 0
-        self.num_rescored = 0
-        self.num_skipped = 0
-        self.num_doubled = 0
+        self.counts = counts
 
     @property
     def next_batch(self) -> int:
@@ -174,7 +174,7 @@ class RolloutPipeline:
             self._assignments.take_back([batch.batch.batch_index for batch in batches], batches[0].reward)
             for place, batch in enumerate(batches):
                 if place in lost:
-                    self.num_lost += 1
+                    self.counts.lost += 1
                     self._assignments.repeat([Task(batch.batch, batch.reward)])
                 else:
                     self._ready.add(batch)
@@ -210,7 +210,7 @@ class RolloutPipeline:
         with self._lock:
             wanted = self._window.wanted
             strays = self._ready.take_strays(wanted)
-            self.num_rescored += len(strays)
+            self.counts.rescored += len(strays)
             self._assignments.repeat(strays)
             found = self._ready.take(wanted)
             if found is None:
@@ -236,7 +236,7 @@ class RolloutPipeline:
         call = self._actors[chosen.actor_id].caption.options(num_returns=2)
         rollouts, info = call.remote(task.batch, self._version, self._weights, task.reward, chosen.upcoming)
         self._in_flight.add(info, task, chosen.actor_id, rollouts)
-        self.num_doubled += chosen.is_double
+        self.counts.doubled += chosen.is_double
 
     def _receive(self, poll_s: float) -> None:
         with self._lock:
@@ -293,12 +293,12 @@ class RolloutPipeline:
             self._skipped.note_usable()
             self._ready.add(CollectedBatch(task.batch, task.reward, request.rollouts, info, request.actor_id))
         else:
-            self.num_skipped += 1
+            self.counts.skipped += 1
             self._window.skip(task.batch.batch_index)
             self._skipped.add(task.batch, info)
 
     def _ask_again(self, request: Request, lost: Exception) -> None:
-        self.num_lost += 1
+        self.counts.lost += 1
         task = request.task
         index = task.batch.batch_index
         if self._in_flight.holds(index):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from actors.audio_cursor import AudioCursor
 from rlcap.algorithm import attendance, in_flight, paces, rollout_pipeline
+from rlcap.algorithm.batch_counts import BatchCounts
 from rlcap.algorithm.rollout_pipeline import MAX_ATTEMPTS, RolloutPipeline
 from rlcap.errors import ActorLostError, DataError, RewardError, RunError
 from rlcap.types import Quarantined
@@ -99,7 +100,15 @@ class FakeRay:
 
 
 def start(
-    fake, monkeypatch, *, num_actors=2, max_staleness=0, timeout_s=100.0, check_interrupt=lambda: None, next_batch=0
+    fake,
+    monkeypatch,
+    *,
+    num_actors=2,
+    max_staleness=0,
+    timeout_s=100.0,
+    check_interrupt=lambda: None,
+    next_batch=0,
+    first_update=0,
 ):
     cursor = AudioCursor(NUM_CLIPS, batch_size=2, seed=0)
     cursor.load_state_dict({**cursor.state_dict(), "next_batch": next_batch})
@@ -115,6 +124,8 @@ def start(
         max_staleness=max_staleness,
         timeout_s=timeout_s,
         check_interrupt=check_interrupt,
+        first_update=first_update,
+        counts=BatchCounts(),
     )
 
 
@@ -162,7 +173,7 @@ def test_whatever_the_order_and_whoever_dies_each_batch_is_handed_out_once_and_n
             assert batch.rollouts.startswith(f"rollouts-{request.batch.batch_index}-")
             assert request.weights == f"weights-{request.version}"
             assert 0 <= update - request.version <= max_staleness
-    assert pipeline.num_lost == sum(deaths.values())
+    assert pipeline.counts.lost == sum(deaths.values())
 
 
 def batches_of(collected):
@@ -187,7 +198,7 @@ def test_batches_without_a_usable_clip_are_skipped_and_the_next_ones_move_up_wha
     for update, batches in enumerate(collected):
         assert all(0 <= update - batch.info.request.version <= max_staleness for batch in batches)
     skipped = {index for index in range(usable[11]) if index not in usable}
-    assert pipeline.num_skipped >= len(skipped)
+    assert pipeline.counts.skipped >= len(skipped)
     quarantined = {item.path for item in pipeline.take_quarantined()}
     assert quarantined >= {f"{position}.wav" for index in skipped for position in cursor.batch(index).positions}
     assert pipeline.take_quarantined() == []
@@ -234,6 +245,16 @@ def test_a_synchronous_run_that_skips_can_be_resumed_where_it_stopped(monkeypatc
     resumed = start(after, monkeypatch, num_actors=3, next_batch=stopped.next_batch)
     assert found + batches_of(run(resumed, 2, first=2)) == expected
     assert [request.version for request in after.asked] == sorted(request.version for request in after.asked)
+
+
+def test_a_run_that_goes_on_counts_on_and_names_its_own_updates(monkeypatch):
+    pipeline = start(FakeRay(in_order), monkeypatch, next_batch=9, first_update=3)
+    assert pipeline.use_reward("reward 1") == 3, "the first that is collected from here on"
+    (collected,) = run(pipeline, 1, first=3)
+    assert {batch.info.reward_version for batch in collected} == {"reward 1"}
+    counts = BatchCounts(lost=2, skipped=3, rescored=4, doubled=5)
+    assert BatchCounts.from_metrics(counts.metrics()) == counts
+    assert BatchCounts.from_metrics({}) == BatchCounts()
 
 
 @pytest.mark.parametrize("max_staleness", [0, 2])
@@ -338,7 +359,7 @@ def test_an_actor_that_takes_long_to_come_back_costs_one_attempt(monkeypatch):
     (batches,) = run(pipeline, 1)
     assert [batch.info.request.batch.batch_index for batch in batches] == [0, 1, 2]
     assert len(fake.calls) == 31
-    assert pipeline.num_lost == 1
+    assert pipeline.counts.lost == 1
 
 
 def test_a_run_whose_actors_all_stay_away_ends_in_a_sentence(monkeypatch):
@@ -360,7 +381,7 @@ def test_the_others_go_on_while_an_actor_is_away(monkeypatch):
     for update, batches in enumerate(run(pipeline, 4)):
         assert {batch.info.request.actor_id for batch in batches} <= {2, 3}
         assert len(batches) == BATCHES_PER_UPDATE, update
-    assert pipeline.num_lost == 2
+    assert pipeline.counts.lost == 2
 
 
 def test_a_silent_actor_is_restarted_once_and_its_batch_is_asked_for_again(monkeypatch):
@@ -374,7 +395,7 @@ def test_a_silent_actor_is_restarted_once_and_its_batch_is_asked_for_again(monke
     (batches,) = run(pipeline, 1)
     assert [batch.info.request.batch.batch_index for batch in batches] == [0, 1, 2]
     assert fake.killed == [1], "one silence, one restart"
-    assert pipeline.num_lost == 1
+    assert pipeline.counts.lost == 1
 
 
 def test_what_a_silent_actor_holds_back_is_asked_of_another_long_before_it_is_restarted(monkeypatch):
@@ -385,7 +406,7 @@ def test_what_a_silent_actor_holds_back_is_asked_of_another_long_before_it_is_re
     fake = FakeRay(choose)
     pipeline = start(fake, monkeypatch, timeout_s=50.0)
     assert batches_of(run(pipeline, 2)) == [[0, 1, 2], [3, 4, 5]]
-    assert pipeline.num_doubled == 1, "the silent actor has had nothing else to do since"
+    assert pipeline.counts.doubled == 1, "the silent actor has had nothing else to do since"
     assert fake.killed == []
     assert fake.now < 2
 
@@ -420,7 +441,7 @@ def test_a_slow_actor_does_not_hold_back_the_fast_ones(monkeypatch, max_stalenes
     # Synchronous updates of three batches by two actors take two rounds; overlapped ones need no rounds.
     by_the_fast_ones_s = num_updates * (2.0 if max_staleness == 0 else 1.5)
     assert fake.now < 1.2 * by_the_fast_ones_s
-    assert pipeline.num_doubled > 0
+    assert pipeline.counts.doubled > 0
 
 
 def duration_of_updates(fake, monkeypatch, durations_s, *, max_staleness, skipped=60, num_updates=60):
@@ -535,7 +556,7 @@ def test_rollouts_that_were_lost_after_they_were_handed_out_are_sampled_again_an
     assert again[1].rollouts != batches[1].rollouts
     pipeline.publish(1, "weights-1")
     assert batches_of([pipeline.collect(1)]) == [[3, 4, 5]]
-    assert pipeline.num_lost == 1
+    assert pipeline.counts.lost == 1
 
 
 def test_an_interrupt_is_noticed_while_waiting(monkeypatch):
