@@ -5,6 +5,7 @@ What a captioner hears, its features, does not depend on the weights that are le
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -15,6 +16,8 @@ from typing import TypeAlias
 
 from rlcap.protocols import AudioSource
 from rlcap.types import Clip, PolicyFeatures, Quarantined
+
+log = logging.getLogger(__name__)
 
 Read: TypeAlias = tuple[list[Clip], list[Quarantined]]
 Listen: TypeAlias = Callable[[Sequence[Clip]], PolicyFeatures]
@@ -113,5 +116,11 @@ class HearingAhead:
 
 def _make_way() -> None:
     """Let this thread, and those that compute for it, run only while a core would be idle."""
-    if hasattr(os, "SCHED_IDLE"):
+    if not hasattr(os, "SCHED_IDLE"):  # Linux alone has such threads
+        return
+    try:
         os.sched_setscheduler(threading.get_native_id(), os.SCHED_IDLE, os.sched_param(0))
+    except OSError as refused:  # as sandboxes do
+        log.warning(
+            "to listen ahead may take cores from the learner: this system keeps all threads alike (%s)", refused
+        )

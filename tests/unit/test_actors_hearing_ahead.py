@@ -189,3 +189,16 @@ def test_the_background_makes_way_for_others_only_where_it_is_told_to(source, ea
     hearing.hear((1,))
     assert ear.policies[0] == (os.SCHED_IDLE if when_idle else os.SCHED_OTHER)
     assert os.sched_getscheduler(threading.get_native_id()) == os.SCHED_OTHER, "who asks is not held back"
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no threads that wait for an idle core")
+def test_a_system_that_refuses_such_threads_is_named_and_listens_ahead_all_the_same(source, ear, monkeypatch, caplog):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    hearing = HearingAhead(source, ear, when_idle=True)
+    hearing.begin((1,))
+    wait_until_heard(ear)
+    assert hear(hearing, 1) == ["1"]
+    assert "may take cores from the learner" in caplog.text
