@@ -110,7 +110,7 @@ def _train(
         torch.manual_seed(seed)  # dropout draws from the global generator
         captioner.train()
         for epoch in range(plan.num_epochs):
-            total = 0.0
+            losses = []  # read once an epoch: a look at each would make the host wait for a GPU
             for chosen in torch.randperm(plan.num_items, generator=generator).split(plan.batch_size):
                 loss = loss_of(chosen, epoch)
                 optimizer.zero_grad(set_to_none=True)
@@ -118,8 +118,8 @@ def _train(
                 nn.utils.clip_grad_norm_(captioner.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()
-                total += float(loss.detach()) * len(chosen)
-            loss_of_epoch = total / plan.num_items
+                losses.append(loss.detach() * len(chosen))
+            loss_of_epoch = float(torch.stack(losses).sum()) / plan.num_items
             on_epoch(epoch, loss_of_epoch)
     captioner.eval()
     return loss_of_epoch
