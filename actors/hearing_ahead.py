@@ -69,23 +69,25 @@ class HearingAhead:
         self._ahead: _Ahead | None = None
         self._listening_s = 0.0  # what it took when it was last done at once
 
-    def hear(self, positions: Sequence[int]) -> HeardBatch:
+    def hear(self, positions: tuple[int, ...]) -> HeardBatch:
         """Return what is heard at these positions, at once where that was begun in time."""
         started = time.monotonic()
-        ahead = self._take(tuple(positions))
-        read = ahead.read if ahead else self._reader.submit(self._source.read, tuple(positions))
+        ahead = self._take(positions)
+        read = ahead.read if ahead else self._read(positions)
         clips, quarantined = read.result()
         features = self._features(clips, ahead) if clips else None
         return HeardBatch(tuple(clips), features, tuple(quarantined), time.monotonic() - started)
 
-    def begin(self, positions: Sequence[int]) -> None:
+    def begin(self, positions: tuple[int, ...]) -> None:
         """Hear these positions in the background; what was begun for others is let go."""
-        positions = tuple(positions)
-        if self._ahead is not None and self._ahead.positions == positions:
-            return
-        self._take(positions)
-        read = self._reader.submit(self._source.read, positions)
-        self._ahead = _Ahead(positions, read, self._listener.submit(self._listen_once, read))
+        self._ahead = self._take(positions) or self._start(positions)
+
+    def _start(self, positions: tuple[int, ...]) -> _Ahead:
+        read = self._read(positions)
+        return _Ahead(positions, read, self._listener.submit(self._listen_once, read))
+
+    def _read(self, positions: tuple[int, ...]) -> Future[Read]:
+        return self._reader.submit(self._source.read, positions)
 
     def _take(self, positions: tuple[int, ...]) -> _Ahead | None:
         """Let go of what was begun, and return it if it is wanted."""
