@@ -56,6 +56,7 @@ def test_what_the_user_has_set_stays():
         ("Makefile", r"^export ([A-Z_]+) := (\S+)$"),
         ("cluster/Dockerfile", r"(?<= )([A-Z_]+)=(\S+)(?=.*$)"),
         ("cluster/slurm/rlcap.sbatch", r"(?<= )([A-Z_]+)=(\S+)(?=.*$)"),
+        ("docs/scaling-out.md", r"(?<= )([A-Z_]+)=(\S+)(?=.*$)"),
     ],
 )
 def test_whatever_starts_processes_settles_them_alike(file, pattern):
