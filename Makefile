@@ -1,5 +1,6 @@
-# make quickstart   the whole job on synthetic sounds      make test   everything that CI checks
-# make install      what both need, into .venv             make lint   style, types, and import rules
+# make quickstart   the whole job on synthetic sounds      make test        what every change must pass
+# make install      what both need, into .venv             make test-slow   long tests, below an hour; CI runs both
+# make lint         style, types, and import rules
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -12,7 +13,7 @@ export GOMP_SPINCOUNT := 1000
 export MALLOC_TRIM_THRESHOLD_ := 268435456
 export MALLOC_MMAP_THRESHOLD_ := 33554432
 
-.PHONY: quickstart install lint test
+.PHONY: quickstart install lint test test-slow
 
 quickstart: $(INSTALLED)
 	$(BIN)/rlcap quickstart $(ARGS)
@@ -28,6 +29,10 @@ lint: $(INSTALLED)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/unit --numprocesses auto --maxprocesses 4
 	$(BIN)/pytest tests/e2e tests/ray --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# One after the other: some of them load the machine on purpose.
+test-slow: $(INSTALLED)
+	$(BIN)/pytest tests/slow
 
 # A command of that name is not enough: a version manager's stand-in may exist and fail.
 $(BIN)/python:
