@@ -58,24 +58,17 @@ def _read_here(overrides: Sequence[str]) -> RunConfig:
 
 def _refuse_local_folders(config: RunConfig) -> None:
     """Refuse folders whose meaning depends on where a process was started: there are several, on several machines."""
+    from rlcap.config.paths import paths_of
     from rlcap.config.validation import raise_faults
 
-    folders = {"run_dir": config.run_dir}
-    if not config.resume:
-        folders |= {
-            "cache_dir": config.cache_dir,
-            "data.root": config.data.root,
-            "captioner.checkpoint": config.captioner.checkpoint,
-            "reward.checkpoint": config.reward.checkpoint,
-            "reward.clap_checkpoint": config.reward.clap_checkpoint,
-            "reward.preferences": config.reward.preferences,
-        }
-    needed = ("run_dir", "cache_dir")
+    given = {"run_dir": "", "cache_dir": ""} | dict(paths_of(config))
+    if config.resume:
+        given = {"run_dir": config.run_dir}
     raise_faults(
         [
-            f"{key} must be an absolute path that every node of the cluster sees, got {folder!r}"
-            for key, folder in folders.items()
-            if (folder or key in needed) and not PurePosixPath(folder).is_absolute()
+            f"{key} must be an absolute path that every node of the cluster sees, got {path!r}"
+            for key, path in given.items()
+            if not PurePosixPath(path).is_absolute()
         ]
     )
 

@@ -132,12 +132,13 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def settle_config(overrides: Sequence[str]) -> RunConfig:
-    """Load the settings of a run, with `run_dir` filled in; those of a resumed run come from its folder.
+    """Load the settings of a run, with `run_dir` filled in and absolute paths; a resumed run's come from its folder.
 
     Raises:
         ConfigError: the settings have faults, or a resumed run cannot take them over.
     """
     from rlcap.config.load import load_config, read_config
+    from rlcap.config.paths import make_absolute
     from rlcap.config.resume import refuse_changes
     from rlcap.run_directory import choose_run_directory, find_run_directory
 
@@ -145,11 +146,14 @@ def settle_config(overrides: Sequence[str]) -> RunConfig:
     if not wanted.resume:
         config = load_config(overrides)
         config.run_dir = str(choose_run_directory(config))
+        make_absolute(config)
         return config
     run = find_run_directory(wanted.run_dir)
-    config = read_config(run.config, overrides)
-    refuse_changes(began_with=read_config(run.config), goes_on_with=config)
-    config.run_dir = str(run.path)
+    began, config = read_config(run.config), read_config(run.config, overrides)
+    for each in (began, config):
+        make_absolute(each)
+    refuse_changes(began_with=began, goes_on_with=config)
+    config.run_dir = str(run.path.absolute())
     return config
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError, safe_load
 
+from rlcap.config.overrides import GivenSetting, read_overrides
+from rlcap.config.paths import expand_home
 from rlcap.config.run import RunConfig
 from rlcap.config.validation import build_section, raise_faults, suggestion
 from rlcap.errors import ConfigError
@@ -32,20 +33,21 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
     if not (CONFIGS / "config.yaml").is_file():
         raise ConfigError(f"rlcap finds no configs folder beside its package (expected {CONFIGS}); install it again")
     faults: list[str] = []
-    parsed = _parse(overrides, faults)
-    values = [override for override in parsed if not _is_choice(override)]
+    given = read_overrides(overrides, faults)
     # Of two choices in a group the last one wins, as it does for values.
-    picked = {override.key_or_group: override for override in parsed if _is_choice(override)}
-    lines = [f"{group}={choice.value()}" for group, choice in picked.items() if _exists(choice, faults)]
-    # Forced additions: Hydra would stop at the first unknown key, where validation names them all.
-    lines += ["++" + str(override.input_line).lstrip("+") for override in values]
+    picked = {one.key: one for one in given if _is_choice(one)}
+    lines = [f"{group}={choice.value}" for group, choice in picked.items() if _exists(choice, faults)]
     try:
         with initialize_config_dir(config_dir=str(CONFIGS), version_base="1.3", job_name="rlcap"):
-            plain: Any = OmegaConf.to_container(compose("config", overrides=lines), resolve=True)
+            settings = compose("config", overrides=lines)
     except (HydraException, OmegaConfBaseException) as error:
         raise_faults([*faults, f"the settings do not fit together: {_first_line(error)}"])
         raise
-    return build_section(RunConfig, plain, tuple(faults))
+    OmegaConf.set_struct(settings, value=False)
+    for one in given:
+        if not _is_choice(one):
+            _set(settings, one, faults)
+    return _typed(settings, faults)
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -62,17 +64,14 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     settings = OmegaConf.create(dict(_read_yaml(path)))
     faults: list[str] = []
-    for override in _parse(overrides, faults):
-        key, value = override.key_or_group, override.value()
-        if not _is_choice(override):
-            try:
-                OmegaConf.update(settings, key, value, force_add=True)
-            except OmegaConfBaseException as error:
-                faults.append(f"{key} cannot be set: {_first_line(error)}")
-        elif key != "experiment" or value != settings.get("experiment"):
-            faults.append(f"{key}={value} cannot be picked for a run that exists: {path} settled it; leave it out")
-    plain: Any = OmegaConf.to_container(settings, resolve=True)
-    return build_section(RunConfig, plain, tuple(faults))
+    for one in read_overrides(overrides, faults):
+        if not _is_choice(one):
+            _set(settings, one, faults)
+        elif one.key != "experiment" or one.value != settings.get("experiment"):
+            faults.append(
+                f"{one.key}={one.value} cannot be picked for a run that exists: {path} settled it; leave it out"
+            )
+    return _typed(settings, faults)
 
 
 def choices(group: str) -> list[str]:
@@ -80,32 +79,37 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
 
 
-def _parse(overrides: Sequence[str], faults: list[str]) -> list[Override]:
-    """Return the overrides that can be read; append a fault for each of the others."""
-    parsed = []
-    parser = OverridesParser.create()
-    for text in overrides:
-        try:
-            override = parser.parse_override(text)
-        except HydraException:
-            faults.append(f"{text!r} is not of the form key=value; quote values with spaces, as in 'key=\"a b\"'")
-            continue
-        if override.is_delete() or override.package is not None:
-            faults.append(f"{text!r} is not of the form key=value")
-        elif override.is_sweep_override():
-            faults.append(f"{override.key_or_group} takes one value, got {text!r}; quote text that holds commas")
-        else:
-            parsed.append(override)
-    return parsed
+def _set(settings: DictConfig, one: GivenSetting, faults: list[str]) -> None:
+    """Set a value, unknown keys too: validation names them all, where Hydra would stop at the first."""
+    try:
+        OmegaConf.update(settings, one.key, one.value, force_add=True)
+    except OmegaConfBaseException as error:
+        faults.append(f"{one.key} cannot be set to {one.value!r}: {_first_line(error)}")
 
 
-def _is_choice(override: Override) -> bool:
+def _typed(settings: DictConfig, faults: list[str]) -> RunConfig:
+    try:
+        plain: Any = OmegaConf.to_container(settings, resolve=True)
+    except OmegaConfBaseException as error:
+        raise_faults([*faults, f"a setting refers to what is not there: {_first_line(error)}; \\${{ writes ${{ itself"])
+        raise
+    config = build_section(RunConfig, plain, tuple(faults))
+    expand_home(config)
+    return config
+
+
+def _is_choice(one: GivenSetting) -> bool:
     """Tell whether an override picks a file of a group, such as `experiment=esc10`."""
-    return (CONFIGS / str(override.key_or_group)).is_dir()
+    return one.key in _groups()
 
 
-def _exists(choice: Override, faults: list[str]) -> bool:
-    group, name = choice.key_or_group, str(choice.value())
+@cache
+def _groups() -> frozenset[str]:
+    return frozenset(folder.name for folder in CONFIGS.iterdir() if folder.is_dir())
+
+
+def _exists(choice: GivenSetting, faults: list[str]) -> bool:
+    group, name = choice.key, str(choice.value)
     known = choices(group)
     if name not in known:
         faults.append(f"there is no {group}={name}{suggestion(name, known)} known here: {', '.join(known)}")

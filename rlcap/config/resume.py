@@ -21,8 +21,8 @@ SETTLED = (
     "training.checkpoint_dir",
 )
 """The audio stream, in which a checkpoint is a position, what the baseline is made of, and where checkpoints lie."""
-FREE = ("data.soundscapes.num_workers",)
-"""Exceptions: they change no result."""
+FREE = ("data.root", "data.soundscapes.num_workers")
+"""Exceptions: they change no result. That recordings which moved are still the same shows once they are listed."""
 
 
 def refuse_changes(began_with: RunConfig, goes_on_with: RunConfig) -> None:

@@ -41,6 +41,17 @@ def build_section(
     return section
 
 
+def setting_type(section_type: type[Section], key: str) -> Any:  # noqa: ANN401 - any type of a field
+    """Return the type of a setting by its full key; None where there is none of that name."""
+    first, _, rest = key.partition(".")
+    found = typing.get_type_hints(section_type).get(first)
+    if not rest:
+        return found
+    if isinstance(found, type) and issubclass(found, Section):
+        return setting_type(found, rest)
+    return typing.get_args(found)[1] if typing.get_origin(found) is dict else None
+
+
 def raise_faults(faults: list[str]) -> None:
     """Raise one `ConfigError` that lists `faults`; return where there are none."""
     if not faults:
