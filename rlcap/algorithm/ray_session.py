@@ -11,13 +11,14 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
 import psutil
 import ray
 
+from rlcap.algorithm.ray_places import choose_ray_folder, token_without_home
 from rlcap.config.cluster import ClusterConfig
 from rlcap.errors import ActorLostError, RunError, in_one_line
 from rlcap.planning.memory import weight_versions
@@ -69,12 +70,33 @@ def object_store_room(captioner: Path, cluster: ClusterConfig) -> int:
 def ray_session(
     cluster: ClusterConfig, num_shards: int, *, object_store_bytes: int = OBJECT_STORE_BYTES
 ) -> Iterator[None]:
-    """Connect to `cluster.ray_address`, or start Ray here with room for all processes of a run."""
+    """Connect to `cluster.ray_address`, or start Ray here with room for all processes of a run.
+
+    Raises:
+        RunError: Ray does not start, none answers, or it is too small.
+    """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's own default from its next release
+    with nullcontext() if cluster.ray_address else token_without_home():
+        try:
+            with interrupts_held():
+                _start(cluster, num_shards, object_store_bytes)
+            yield
+        finally:
+            ray.shutdown()
+
+
+def check_ray(cluster: ClusterConfig, num_shards: int) -> None:
+    """Refuse a run for which Ray will not start, as far as that shows before it is needed.
+
+    Raises:
+        RunError: there is no place for its files here; or the cluster does not answer, or is too small.
+    """
+    if not cluster.ray_address:
+        choose_ray_folder()
+        return
     try:
-        with interrupts_held():
-            _start(cluster, num_shards, object_store_bytes)
-        yield
+        _connect(cluster.ray_address)
+        _require_room(process_groups(cluster, num_shards), cluster)
     finally:
         ray.shutdown()
 
@@ -160,7 +182,13 @@ def _start(cluster: ClusterConfig, num_shards: int, object_store_bytes: int) -> 
     if cluster.ray_address:
         _connect(cluster.ray_address)
     else:
-        num_cpus = sum(group.count * group.cpus for group in groups)
+        _start_here(sum(group.count * group.cpus for group in groups), object_store_bytes)
+    _require_room(groups, cluster)
+
+
+def _start_here(num_cpus: float, object_store_bytes: int) -> None:
+    folder = choose_ray_folder()
+    try:
         ray.init(
             address="local",  # not a cluster that happens to run here, or that RAY_ADDRESS names
             num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
@@ -168,8 +196,10 @@ def _start(cluster: ClusterConfig, num_shards: int, object_store_bytes: int) -> 
             logging_level=logging.ERROR,
             log_to_driver=False,
             object_store_memory=object_store_bytes,
+            _temp_dir=str(folder),
         )
-    _require_room(groups, cluster)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise RunError(f"Ray does not start here ({in_one_line(error)}): its logs lie in {folder}") from error
 
 
 def _require_room(groups: Sequence[ProcessGroup], cluster: ClusterConfig) -> None:
