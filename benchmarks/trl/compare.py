@@ -61,7 +61,9 @@ def install(directory: Path) -> Path:
     venv.create(directory, with_pip=True, clear=True)
     (own,) = directory.glob("lib/python*/site-packages")
     # What rlcap's environment holds counts as installed; `--system-site-packages` would show that of the system only.
-    (own / "shared.pth").write_text("\n".join(site.getsitepackages()) + "\n", encoding="utf-8")
+    # addsitedir, and not the bare path: only then are its own .pth files read, by which an editable rlcap is found.
+    shared = "".join(f"import site; site.addsitedir({path!r})\n" for path in site.getsitepackages())
+    (own / "shared.pth").write_text(shared, encoding="utf-8")
     subprocess.run([python, "-m", "pip", "install", "--quiet", "-r", HERE / "requirements.txt"], check=True)
     done.write_text(requirements, encoding="utf-8")
     return python
