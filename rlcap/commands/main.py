@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command; return 0, 1 for a fault, 2 for wrong usage or settings, 75 for a lost process, 130 for Ctrl-C."""
-    parsed = _parser().parse_args(spelt_out(arguments))
+    parsed = command_line().parse_args(spelt_out(arguments))
     settle_process()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
@@ -76,7 +76,8 @@ def run(arguments: Sequence[str]) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_line() -> argparse.ArgumentParser:
+    """Return the parser of every command, as `main` uses it."""
     parser = argparse.ArgumentParser(
         prog="rlcap", description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter, allow_abbrev=False
     )
