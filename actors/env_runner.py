@@ -25,6 +25,7 @@ from actors.audio_cursor import CursorBatch
 from actors.caption_actor import CaptionActor
 from actors.messages import RewardReference, RolloutInfo
 from rlcap.captioners.loading import load_captioner
+from rlcap.captioners.master_weights import CPU
 from rlcap.captioners.weights import FlatWeights, load_into
 from rlcap.config.captioner import SamplingConfig
 from rlcap.protocols import AudioSource, RewardClient
@@ -61,7 +62,7 @@ class ActorPlan:
 
     def start_actor(self, device: torch.device | None = None, *, overlaps: bool = False) -> CaptionActor:
         """Load the policy, and its frozen reference; an actor that `overlaps` has one request after the other."""
-        policy = load_captioner(self.baseline)
+        policy = load_captioner(self.baseline, device or CPU)
         return CaptionActor(
             self.source,
             policy=policy,

@@ -35,6 +35,7 @@ from learner.optimisation import build_optimizer, clip_gradient, hold_policy, se
 from learner.policy_pass import PolicyPass
 from learner.progress import Progress
 from rlcap.captioners.captioner import Captioner, PolicyOutput
+from rlcap.captioners.master_weights import hold_masters
 from rlcap.captioners.weights import load_tensors, publish, tensors_in
 from rlcap.config.algorithm import LearningRateSchedule, PPOConfig
 from rlcap.errors import RlcapError
@@ -70,6 +71,7 @@ class PPOUpdate:
         """
         if num_updates is None and config.learning_rate_schedule is not LearningRateSchedule.constant:
             raise ValueError(f"a {config.learning_rate_schedule.value} schedule needs num_updates, got None")
+        hold_masters(captioner, next(captioner.parameters()).device)
         self.captioner = captioner
         self.config = config
         self.optimizer = build_optimizer(captioner, config)

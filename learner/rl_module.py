@@ -6,6 +6,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+import torch
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
@@ -15,6 +16,7 @@ from rlcap.captioners.loading import load_captioner
 from rlcap.captioners.weights import FlatWeights, load_into, publish
 
 CHECKPOINT = "checkpoint"
+DEVICE = "device"
 CAPTIONS = "captions"
 WEIGHTS = "weights"
 
@@ -30,11 +32,11 @@ class CaptionRLModule(TorchRLModule):
 
     def setup(self) -> None:
         """Load the captioner."""
-        self.captioner = self.load(self.model_config[CHECKPOINT])
+        self.captioner = self.load(self.model_config[CHECKPOINT], torch.device(self.model_config[DEVICE]))
 
-    def load(self, checkpoint: str) -> Captioner:
-        """Return the captioner of a checkpoint directory."""
-        return load_captioner(checkpoint)
+    def load(self, checkpoint: str, device: torch.device) -> Captioner:
+        """Return the captioner of a checkpoint directory, which will compute on a device of this kind."""
+        return load_captioner(checkpoint, device)
 
     def _forward_train(self, batch: dict[str, Captions], **_: object) -> dict[str, Any]:
         """Score `batch["captions"]`: log-probs, values and entropy `[batch, token]`."""
@@ -61,11 +63,13 @@ class CaptionRLModule(TorchRLModule):
         load_into(self.captioner, state[WEIGHTS])
 
 
-def captioner_module_spec(checkpoint: str, module_class: type[CaptionRLModule] = CaptionRLModule) -> RLModuleSpec:
+def captioner_module_spec(
+    checkpoint: str, module_class: type[CaptionRLModule] = CaptionRLModule, *, on_gpu: bool = False
+) -> RLModuleSpec:
     """Return what RLlib needs to build the module; the spaces are stand-ins that nothing reads."""
     return RLModuleSpec(
         module_class=module_class,
         observation_space=gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32),
         action_space=gymnasium.spaces.Discrete(1),
-        model_config={CHECKPOINT: checkpoint},
+        model_config={CHECKPOINT: checkpoint, DEVICE: "cuda" if on_gpu else "cpu"},
     )

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from rlcap.audio.augmentation import augment_frames
 from rlcap.captioners.captioner import Captioner, Encoding
+from rlcap.captioners.master_weights import hold_masters
 from rlcap.config.captioner import SftConfig
 from rlcap.types import PolicyFeatures
 
@@ -101,7 +102,8 @@ def _train(
     seed: int,
     on_epoch: Callable[[int, float], None],
 ) -> float:
-    """Run epochs of AdamW over shuffled batches; return the mean loss of the last."""
+    """Run epochs of AdamW over shuffled batches, on master weights in float32; return the mean loss of the last."""
+    hold_masters(captioner, next(captioner.parameters()).device)
     optimizer = torch.optim.AdamW(captioner.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     num_steps = math.ceil(plan.num_items / plan.batch_size) * plan.num_epochs
     schedule = LambdaLR(optimizer, _warmup_then_cosine(num_steps))

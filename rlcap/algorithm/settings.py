@@ -41,7 +41,7 @@ class CaptionPPOConfig(AlgorithmConfig):
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """Build the captioner of the plan's baseline."""
         plan: RunPlan = self.env_config["run"]
-        return captioner_module_spec(str(plan.baseline))
+        return captioner_module_spec(str(plan.baseline), on_gpu=plan.cluster.learner_gpus > 0)
 
     def get_default_learner_class(self) -> type[CaptionPPOLearner]:
         """Train by `PPOUpdate`."""

@@ -117,3 +117,5 @@ def _inject(config: LoraConfig, model: PreTrainedModel, seed: int) -> None:
     model.peft_config = {"default": config}
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
+        if "lora_" in name:  # peft gives them the dtype of the base, in which weights that are loaded would be rounded
+            parameter.data = parameter.data.float()

@@ -96,8 +96,8 @@ class ClapEncoder(AudioEncoder):
 
     @classmethod
     def of_clap(cls, directory: Path) -> ClapEncoder:
-        """Take the audio tower out of a `ClapModel`, in float32."""
-        return cls(load_model(ClapModel, directory).audio_model.float(), _extractor(directory))
+        """Take the audio tower out of a `ClapModel`."""
+        return cls(load_model(ClapModel, directory).audio_model, _extractor(directory))
 
     def _frames(self, clip: Clip) -> Float32[np.ndarray, "frame dim"]:
         heard = clap_input(self._extractor, clip, is_fused=self._is_fused)

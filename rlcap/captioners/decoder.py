@@ -277,6 +277,8 @@ class TransformersDecoder:
             settings["encoder_hidden_states"] = context.memory
         if context.memory_mask is not None:
             settings["encoder_attention_mask"] = context.memory_mask
+        # A prefix out of float32 masters meets a frozen decoder in the precision of its checkpoint.
+        embedded = embedded.to(next(self._embed_tokens.parameters()).dtype)
         hidden: Tensor = self._stack(inputs_embeds=embedded, **settings).last_hidden_state
         return hidden
 

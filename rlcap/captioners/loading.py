@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from transformers.utils import logging as transformers_logging
 
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.families import family_of
+from rlcap.captioners.master_weights import CPU, hold_masters
 from rlcap.captioners.tuned_captioner import TunedCaptioner
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.config.captioner import CaptionerConfig
@@ -20,8 +22,11 @@ transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
 
-def load_captioner(directory: str | Path) -> Captioner:
+def load_captioner(directory: str | Path, device: torch.device = CPU) -> Captioner:
     """Load a captioner that `save` wrote, or any checkpoint of a family known here, in evaluation mode.
+
+    What is trained of it is in float32, and what is frozen in a precision in which `device` computes; it is not moved
+    there yet.
 
     Raises:
         CheckpointError: the directory is missing, damaged, or of a family or architecture not known here.
@@ -29,14 +34,18 @@ def load_captioner(directory: str | Path) -> Captioner:
     directory = Path(directory)
     family = family_of(directory)
     with _told_in_one_line(directory):
-        return family.load(directory).eval()
+        captioner = family.load(directory).eval()
+    hold_masters(captioner, device)
+    return captioner
 
 
-def adopt_captioner(directory: str | Path, config: CaptionerConfig, *, to_teach: bool = False) -> Captioner:
+def adopt_captioner(
+    directory: str | Path, config: CaptionerConfig, *, to_teach: bool = False, device: torch.device = CPU
+) -> Captioner:
     """Load a captioner to begin a run with; where its family allows it, `config` says what is tuned of it.
 
     It is saved whole, whatever adapters it has or gets: it is the baseline of what follows. With `to_teach` it is
-    ready to be trained.
+    ready to be trained on `device`, its master weights in float32.
 
     Raises:
         CheckpointError: as for `load_captioner`.
@@ -45,11 +54,14 @@ def adopt_captioner(directory: str | Path, config: CaptionerConfig, *, to_teach:
     family = family_of(directory)
     with _told_in_one_line(directory):
         if not issubclass(family, TunedCaptioner):
-            return family.load(directory).eval()
-        captioner = family.adopt(directory, TunedParts.of(config))
-        if to_teach:
-            captioner.tune()
-        return captioner.eval()
+            captioner: Captioner = family.load(directory)
+        else:
+            captioner = family.adopt(directory, TunedParts.of(config))
+            if to_teach:
+                captioner.tune()
+    if to_teach:
+        hold_masters(captioner, device)
+    return captioner.eval()
 
 
 def check_checkpoint(directory: str | Path, config: CaptionerConfig) -> None:

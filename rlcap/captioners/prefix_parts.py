@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from rlcap.captioners.audio_encoders import ClapEncoder
 from rlcap.captioners.captioner import Encoding
+from rlcap.captioners.master_weights import CPU, held_in, hold_masters
 from rlcap.captioners.prefix import PrefixCaptioner, PrefixCaptionerConfig
 from rlcap.captioners.pretrained import load_model
 from rlcap.captioners.tuned_parts import TunedParts
@@ -60,9 +61,9 @@ def build_prefix_captioner(
 
 
 def build_around_language_model(
-    config: CaptionerConfig, *, encoder_channels: Sequence[int], dropout: float
+    config: CaptionerConfig, *, encoder_channels: Sequence[int], dropout: float, device: torch.device = CPU
 ) -> PrefixCaptioner:
-    """Make a new prefix captioner around the language model in `config.language_model`, in float32.
+    """Make a new prefix captioner around the language model in `config.language_model`, to be trained on `device`.
 
     Raises:
         CheckpointError: the language model or the audio encoder cannot be read, or not be used.
@@ -70,14 +71,15 @@ def build_around_language_model(
     directory = Path(config.language_model)
     with _named(LANGUAGE_MODEL, directory):
         tokenizer = _read_tokenizer(directory)
-        language_model = load_model(AutoModelForCausalLM, directory).float()
+        language_model = load_model(AutoModelForCausalLM, directory)
     num_rows = language_model.get_input_embeddings().num_embeddings
     if len(tokenizer) > num_rows:
         raise CheckpointError(
             f"{LANGUAGE_MODEL}={directory} has vectors for {num_rows} tokens, and its tokenizer knows {len(tokenizer)}"
         )
-    captioner = _assemble(config, language_model, tokenizer, encoder_channels, dropout).eval()
-    with _named(LANGUAGE_MODEL, directory):
+    captioner = _assemble(config, language_model, tokenizer, encoder_channels, dropout, device).eval()
+    # In less than float32 rounding would pass for wrong scores.
+    with _named(LANGUAGE_MODEL, directory), held_in(torch.float32, language_model):
         _check_scores(captioner)
     return captioner
 
@@ -102,6 +104,7 @@ def _assemble(
     tokenizer: PreTrainedTokenizerFast,
     encoder_channels: Sequence[int],
     dropout: float,
+    device: torch.device = CPU,
 ) -> PrefixCaptioner:
     settings = PrefixCaptionerConfig(
         num_segments=config.prefix_length - 1,
@@ -116,6 +119,7 @@ def _assemble(
     parts = TunedParts.of(config)
     captioner = PrefixCaptioner(settings, language_model, tokenizer, audio_tower=tower, parts=parts)
     captioner.tune()
+    hold_masters(captioner, device)
     return captioner
 
 

@@ -143,7 +143,7 @@ class Stages:
 
         def build(path: Path) -> None:
             learner = (
-                adopt_captioner(captioner.checkpoint, captioner, to_teach=True)
+                adopt_captioner(captioner.checkpoint, captioner, to_teach=True, device=self._teacher.device)
                 if captioner.checkpoint
                 else self._teacher.new_captioner(small_clap.path if small_clap else None)
             )
@@ -233,7 +233,9 @@ class Stages:
         sft = replace(self.config.sft, num_epochs=self.config.training.supervised_epochs)
 
         def build(path: Path) -> None:
-            captioner = adopt_captioner(self.baseline.path, self.config.captioner, to_teach=True)
+            captioner = adopt_captioner(
+                self.baseline.path, self.config.captioner, to_teach=True, device=self._teacher.device
+            )
             self._teacher.supervise(captioner, splits, sft, "train the supervised comparison")
             captioner.save(path)
 

@@ -49,7 +49,9 @@ class Teacher:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             if config.captioner.language_model:
-                captioner = build_around_language_model(config.captioner, encoder_channels=channels, dropout=dropout)
+                captioner = build_around_language_model(
+                    config.captioner, encoder_channels=channels, dropout=dropout, device=self.device
+                )
             else:
                 words = build_word_tokenizer(self._words(texts))
                 captioner = build_prefix_captioner(config.captioner, words, encoder_channels=channels, dropout=dropout)
@@ -61,7 +63,7 @@ class Teacher:
 
     def supervise(self, captioner: Captioner, splits: Sequence[Split], config: SftConfig, description: str) -> None:
         """Teach a captioner the true captions of these splits, on a GPU where the learner has one."""
-        captioner.to(self._device)
+        captioner.to(self.device)
         clips = [self.clips(split) for split in splits]
         known = [some.known_captions() for some in clips]
         heard = [self.listener.hear(some, captioner.features, "listen (captioned)") for some in clips]
@@ -78,7 +80,7 @@ class Teacher:
 
     def _teach_language(self, captioner: Captioner, texts: Sequence[str]) -> None:
         config = self.config
-        captioner.to(self._device)
+        captioner.to(self.device)
         with progress_bar("teach the baseline language", config.sft.text_epochs) as advance:
             teach_language(
                 captioner,
@@ -94,6 +96,7 @@ class Teacher:
         return [*vocabulary(clips.lexicon), *chain.from_iterable(clips.known_captions()), *texts]
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
+        """Where captioners are taught."""
         has_gpu = self.config.cluster.learner_gpus > 0 and torch.cuda.is_available()
         return torch.device("cuda" if has_gpu else "cpu")

@@ -67,7 +67,7 @@ class SmallCaptioner(nn.Module):
 
 
 class SmallCaptionRLModule(CaptionRLModule):
-    def load(self, checkpoint):
+    def load(self, checkpoint, device):
         assert checkpoint == "small"
         return SmallCaptioner()
 
