@@ -12,7 +12,7 @@ from torch import Tensor
 
 from actors.audio_cursor import CursorBatch
 from actors.hearing_ahead import HearingAhead
-from actors.sampler import SampledCaptions, sample_captions
+from actors.sampler import SampledCaptions, sample_captions, score_as_drawn
 from rlcap.captioners.captioner import Captioner, Encoding, PolicyOutput
 from rlcap.captioners.packed_linears import packed_linears
 from rlcap.config.captioner import SamplingConfig
@@ -122,7 +122,7 @@ class CaptionActor:
             support_sizes=None if sampled.support_sizes is None else sampled.support_sizes.cpu().numpy(),
             truncated=sampled.truncated.cpu().numpy(),
             captions=captions,
-            temperature=self._sampling.temperature,
+            temperature=sampled.temperature,
             policy_version=policy_version,
             batch_index=batch.batch_index,
         )
@@ -147,14 +147,7 @@ class CaptionActor:
         self, heard: Sequence[Tensor], clip_index: Int64[Tensor, " row"], sampled: SampledCaptions
     ) -> PolicyOutput:
         with packed_linears(self._reference):
-            return self._reference.log_probs(
-                self._reference.encode(*heard),
-                clip_index,
-                sampled.tokens,
-                sampled.action_mask,
-                self._sampling.temperature,
-                sampled.support_sizes,
-            )
+            return score_as_drawn(self._reference, self._reference.encode(*heard), clip_index, sampled)
 
     def _write_greedily(self, encoding: Encoding, num_clips: int) -> tuple[str, ...]:
         written = self._sample(encoding, torch.arange(num_clips, device=self._device), generator=None)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rlcap.captioners.captioner import Captioner, Encoding
+from rlcap.captioners.captioner import Captioner, Encoding, PolicyOutput
 from rlcap.captioners.distribution import DrawnTokens, draw
 from rlcap.captioners.packed_linears import packed_linears
 
@@ -22,7 +22,7 @@ LOOK_EVERY_ON_GPU = 8
 
 @dataclass(frozen=True, slots=True)
 class SampledCaptions:
-    """B captions, right-padded to the longest."""
+    """B captions, right-padded to the longest, and the distributions that they were drawn from."""
 
     tokens: Int[Tensor, "batch token"]
     action_mask: Bool[Tensor, "batch token"]
@@ -31,6 +31,7 @@ class SampledCaptions:
     truncated: Bool[Tensor, " batch"]
     support_sizes: Int[Tensor, "batch token"] | None
     """How many of the most probable tokens each was drawn from; None where it was from all."""
+    temperature: float
 
 
 @torch.inference_mode()
@@ -76,7 +77,19 @@ def sample_captions(
                     rows.select(kept)
                     tokens = tokens[kept]
             hidden = captioner.step(state, tokens)
-        return rows.captions()
+        return rows.captions(temperature)
+
+
+def score_as_drawn(
+    captioner: Captioner, encoding: Encoding, clip_index: Int[Tensor, " batch"], sampled: SampledCaptions
+) -> PolicyOutput:
+    """Score sampled captions by any captioner: its log-probs of them, at the temperature and support of the sampler.
+
+    Under any others, a captioner would lie away from itself, and every KL to it would be wrong by as much.
+    """
+    return captioner.log_probs(
+        encoding, clip_index, sampled.tokens, sampled.action_mask, sampled.temperature, sampled.support_sizes
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +131,7 @@ class _OpenRows:
         """Keep only these rows of the decoder."""
         self._growing, self.is_open = self._growing[rows], self.is_open[rows]
 
-    def captions(self) -> SampledCaptions:
+    def captions(self, temperature: float) -> SampledCaptions:
         """Return all captions, cut to the longest, and the critic's values of all tokens at once."""
         valid = torch.cat([step.was_open for step in self._steps])
         captions = torch.cat([step.growing for step in self._steps])[valid]
@@ -146,4 +159,5 @@ class _OpenRows:
             support_sizes=place([size for size in sizes_drawn if size is not None], 0)
             if sizes_drawn[0] is not None
             else None,
+            temperature=temperature,
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from actors.sampler import SampledCaptions, sample_captions
+from actors.sampler import SampledCaptions, sample_captions, score_as_drawn
 from rlcap.captioners.captioner import PolicyOutput
 from rlcap.conformance.findings import Finding, Gap, check, gap, gaps, judge
 from rlcap.conformance.subject import MAX_NEW_TOKENS, Subject
@@ -87,14 +87,7 @@ def sampled_log_probs(subject: Subject) -> Finding:
             for truncated, settings in TRUNCATIONS.items():
                 found = _sample(subject, temperature, seed=0, **settings)
                 with torch.no_grad():
-                    forced = subject.captioner.log_probs(
-                        subject.encoding,
-                        subject.clip_index,
-                        found.tokens,
-                        found.action_mask,
-                        temperature,
-                        found.support_sizes,
-                    )
+                    forced = score_as_drawn(subject.captioner, subject.encoding, subject.clip_index, found)
                 sampled = PolicyOutput(found.log_probs, found.values, forced.entropy)
                 yield from gaps(f"at temperature {temperature:g}{truncated}", sampled, forced)
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from actors.sampler import sample_captions
+from actors.sampler import sample_captions, score_as_drawn
 from rlcap.audio.encoding import to_flac
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.loading import load_captioner
@@ -62,7 +62,7 @@ def compare(
     verdicts = _Verdicts(panel, heard_scenes, captions, evaluation.num_bootstrap, seed)
     figures = {
         **verdicts.figures(),
-        "mean_kl": _mean_kl(captioners, clips, sampling, seed),
+        "mean_kl": mean_kl(captioners, clips, sampling, seed=seed),
         "num_heldout_clips": len(heard.positions),
     }
     rows = _rows(clips, heard.positions, captions, verdicts, evaluation.num_report_clips, seed)
@@ -91,6 +91,38 @@ def greedy_captions(captioner: Captioner, heard: HeardClips, max_new_tokens: int
         )
         captions += captioner.decode(sampled.tokens, sampled.action_mask)
     return tuple(captions)
+
+
+@torch.inference_mode()
+def mean_kl(captioners: Mapping[str, Path], clips: SplitClips, sampling: SamplingConfig, *, seed: int) -> float:
+    """KL(tuned || baseline) of whole captions in nats, by one caption a clip, drawn as in training."""
+    tuned, baseline = load_captioner(captioners[TUNED]), load_captioner(captioners[BASELINE])
+    generator = torch.Generator().manual_seed(seed)
+    total, count = 0.0, 0
+    for start in range(0, len(clips.source), CHUNK):
+        some, _ = clips.source.read(range(start, min(start + CHUNK, len(clips.source))))
+        if not some:
+            continue
+        index = torch.arange(len(some))
+        encodings = [
+            captioner.encode(torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask))
+            for captioner in (tuned, baseline)
+            for features in (captioner.features(some),)
+        ]
+        sampled = sample_captions(
+            tuned,
+            encodings[0],
+            index,
+            temperature=sampling.temperature,
+            max_new_tokens=sampling.max_new_tokens,
+            generator=generator,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+        )
+        theirs = score_as_drawn(baseline, encodings[1], index, sampled)
+        total += float((sampled.log_probs - theirs.log_probs).sum())
+        count += len(some)
+    return total / count
 
 
 class _Verdicts:
@@ -156,38 +188,6 @@ class _Verdicts:
             return {name: None, f"{name}_ci95": None}
         found = bootstrap_mean(verdicts, self._seed, num_resamples=self._num_bootstrap)
         return {name: found.mean, f"{name}_ci95": [found.low, found.high]}
-
-
-@torch.inference_mode()
-def _mean_kl(captioners: Mapping[str, Path], clips: SplitClips, sampling: SamplingConfig, seed: int) -> float:
-    """KL(tuned || baseline) of whole captions in nats, by one sampled caption a clip."""
-    tuned, baseline = load_captioner(captioners[TUNED]), load_captioner(captioners[BASELINE])
-    generator = torch.Generator().manual_seed(seed)
-    total, count = 0.0, 0
-    for start in range(0, len(clips.source), CHUNK):
-        some, _ = clips.source.read(range(start, min(start + CHUNK, len(clips.source))))
-        if not some:
-            continue
-        index = torch.arange(len(some))
-        encodings = [
-            captioner.encode(torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask))
-            for captioner in (tuned, baseline)
-            for features in (captioner.features(some),)
-        ]
-        sampled = sample_captions(
-            tuned,
-            encodings[0],
-            index,
-            temperature=sampling.temperature,
-            max_new_tokens=sampling.max_new_tokens,
-            generator=generator,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-        )
-        theirs = baseline.log_probs(encodings[1], index, sampled.tokens, sampled.action_mask, sampling.temperature)
-        total += float((sampled.log_probs - theirs.log_probs).sum())
-        count += len(some)
-    return total / count
 
 
 def _rows(

@@ -1,12 +1,13 @@
 """The small models as captioners, and what tests do with any captioner."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 from tiny_models import WHISPER_PROMPT
 
-from actors.sampler import SampledCaptions, sample_captions
+from actors.sampler import sample_captions, score_as_drawn
 from rlcap.captioners.loading import adopt_captioner
 from rlcap.config.captioner import CaptionerConfig
 
@@ -24,6 +25,8 @@ def adopt(architecture, directory, **settings):
     captioner = adopt_captioner(directory, CaptionerConfig(prompt=PROMPTS[architecture], **settings))
     captioner.base = Path(directory).resolve()
     captioner.tune()
+    with torch.no_grad():  # a critic that tells states apart: a new one does not
+        captioner.value_head[-1].weight.normal_(generator=torch.Generator().manual_seed(0))
     return captioner
 
 
@@ -40,16 +43,14 @@ def sample(captioner, encoding, clip_index, *, temperature=1.0, max_new_tokens=1
     settings = {"temperature": temperature, "max_new_tokens": max_new_tokens, "generator": generator}
     sampled = sample_captions(captioner, encoding, clip_index, **settings, **truncation)
     # Tensors of inference mode have no part in gradients.
-    ours = {name: None if (one := getattr(sampled, name)) is None else one.clone() for name in sampled.__slots__}
-    return SampledCaptions(**ours)
+    ours = {name: one.clone() for name in sampled.__slots__ if isinstance(one := getattr(sampled, name), torch.Tensor)}
+    return replace(sampled, **ours)
 
 
-def scored(captioner, encoding, clip_index, sampled, temperature=1.0):
+def scored(captioner, encoding, clip_index, sampled):
     """Score what was sampled, without gradients."""
     with torch.no_grad():
-        return captioner.log_probs(
-            encoding, clip_index, sampled.tokens, sampled.action_mask, temperature, sampled.support_sizes
-        )
+        return score_as_drawn(captioner, encoding, clip_index, sampled)
 
 
 def written(captioner, sampled):

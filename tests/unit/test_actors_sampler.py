@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from actors import sampler
-from actors.sampler import sample_captions
+from actors.sampler import sample_captions, score_as_drawn
 from rlcap.captioners.distribution import DrawnTokens
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
@@ -63,9 +63,7 @@ def test_sampled_log_probs_and_values_are_the_teacher_forced_ones(
         assert ((lengths > 5) & ~sampled.truncated).any(), "a late end"
         assert sampled.truncated.any(), "no end"
     with torch.no_grad():
-        forced = captioner.log_probs(
-            encoding, GROUPS, sampled.tokens, sampled.action_mask, temperature, sampled.support_sizes
-        )
+        forced = score_as_drawn(captioner, encoding, GROUPS, sampled)
     torch.testing.assert_close(sampled.log_probs, forced.log_probs, **CLOSE)
     torch.testing.assert_close(sampled.values, forced.values, **CLOSE)
 

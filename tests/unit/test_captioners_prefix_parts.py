@@ -10,7 +10,7 @@ from peft import PeftModel
 from tiny_parts import TOKENIZER, WORDS, save_clap, save_language_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, ClapAudioModel
 
-from actors.sampler import sample_captions
+from actors.sampler import sample_captions, score_as_drawn
 from rlcap.audio.clap_input import clap_input
 from rlcap.captioners.copying import copy_captioner
 from rlcap.captioners.loading import adopt_captioner, load_captioner
@@ -90,9 +90,7 @@ def test_sampled_log_probs_are_the_teacher_forced_ones(build, make_clips, kind, 
         sampled = sample(captioner, encoding, temperature=temperature, seed=5, **truncation)
         lengths |= set(sampled.action_mask.sum(dim=1).tolist())
         with torch.no_grad():
-            forced = captioner.log_probs(
-                encoding, GROUPS, sampled.tokens, sampled.action_mask, temperature, sampled.support_sizes
-            )
+            forced = score_as_drawn(captioner, encoding, GROUPS, sampled)
         torch.testing.assert_close(sampled.log_probs, forced.log_probs, **CLOSE)
         torch.testing.assert_close(sampled.values, forced.values, **CLOSE)
     assert min(lengths) <= 2, "an early end"

@@ -1,6 +1,7 @@
 """Passes in pieces, in bfloat16, and over what the sampler has scored before."""
 
 import copy
+import math
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from actors.caption_actor import CaptionActor
 from learner.batching import Captions, merge
 from learner.collective import SingleLearner
 from learner.policy_pass import PolicyPass
-from rlcap.config.algorithm import AlgorithmKind, KLPlace, LossAggregation, PPOConfig
+from rlcap.config.algorithm import AlgorithmKind, KLEstimator, KLPlace, LossAggregation, PPOConfig
 from rlcap.config.captioner import SamplingConfig
 from rlcap.config.precision import Precision
 from rlcap.protocols import RewardClient
@@ -167,3 +168,24 @@ def test_what_a_bfloat16_sampler_gets_wrong_is_measured_and_weighted(tiny_checkp
     assert metrics["learner/importance_weight"] == pytest.approx(weights.mean(), abs=1e-5)
     assert metrics["learner/importance_weight"] != pytest.approx(1, abs=1e-4)
     assert metrics["learner/approx_kl"] == pytest.approx(0, abs=1e-6)
+
+
+TRUNCATIONS = [{}, {"top_k": 4}, {"top_p": 0.8}, {"top_k": 6, "top_p": 0.9}]
+
+
+@pytest.mark.parametrize("truncation", TRUNCATIONS, ids=str)
+@pytest.mark.parametrize("recompute_log_probs", [False, True])
+def test_a_policy_lies_no_distance_from_itself_whatever_it_was_drawn_from(
+    make_captioner, make_clips, truncation, recompute_log_probs
+):
+    policy, sampler, reference = (make_captioner(seed=1) for _ in range(3))
+    sampling = SamplingConfig(max_new_tokens=8, temperature=0.7, **truncation)
+    actor = CaptionActor(EndlessClips(make_clips(1.0, 0.5)), sampler, reference, sampling, samples_per_clip=6)
+    scored = actor.caption(CursorBatch(0, 0, (0, 1), seed=1), 0, AnyReward()).scored
+    settings = {"num_epochs": 1, "minibatch_size": 99, "kl_in": KLPlace.loss, "kl_estimator": KLEstimator.k3}
+    metrics = make_update(policy, recompute_log_probs=recompute_log_probs, **settings).update([scored])
+    distances = ("rollout/kl_to_reference", "learner/mismatch_kl", "learner/approx_kl", "learner/kl_loss")
+    assert {name: metrics[name] for name in distances} == pytest.approx(dict.fromkeys(distances, 0), abs=1e-5)
+    assert metrics["learner/importance_weight"] == pytest.approx(1, abs=1e-5)
+    if "top_k" in truncation:
+        assert 0 < metrics["learner/entropy"] < math.log(truncation["top_k"])
