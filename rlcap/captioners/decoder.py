@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from rlcap.captioners.compiled_steps import CompiledSteps
+from rlcap.captioners.compiled_steps import CompiledSteps, bucket
 from rlcap.captioners.kv_cache import PreallocatedCache, select_clips, with_shared_memory
 from rlcap.captioners.packing import Layout, gather_scored, in_order, lay_out, number_tokens, of_like_length
 from rlcap.captioners.shared_memory import SHARED_MEMORY, Readers, shared_memory
@@ -91,11 +91,15 @@ class DecoderRows:
 
 @dataclass(slots=True)
 class FixedRows:
-    """The growing captions of B rollouts whose rows and positions stay as they are, for compiled steps."""
+    """The growing captions of B rollouts whose rows and positions stay as they are, for compiled steps.
 
+    Rows behind the captions, and positions behind the longest caption, fill the shape up to its bucket.
+    """
+
+    num_captions: int
     cache: Cache
-    next_positions: Int[Tensor, "batch 1"]
-    attention_mask: Bool[Tensor, "batch 1 1 position"]
+    next_positions: Int[Tensor, "row 1"]
+    attention_mask: Bool[Tensor, "row 1 1 position"]
     """True on the prefix and on what has been written, one column more at each step."""
     next_column: Int[Tensor, " 1"]
     can_shrink: ClassVar[bool] = False
@@ -194,26 +198,29 @@ class TransformersDecoder:
         num_clips, longest = context.prefix.shape[:2]
         mask = context.prefix_mask
         seen = context.prefix.new_ones(num_clips, longest, dtype=torch.bool) if mask is None else mask
-        unwritten = seen.new_zeros(len(clip_index), room)
+        clips, num_positions = compiled.fill_rows(clip_index), bucket(longest + room)
+        unwritten = seen.new_zeros(len(clips), num_positions - longest)
         return FixedRows(
-            cache=compiled.cache(prefilled, clip_index, room),
-            next_positions=context.prefix_lengths[clip_index][:, None],
-            attention_mask=torch.cat([seen[clip_index], unwritten], dim=1)[:, None, None],
+            num_captions=len(clip_index),
+            cache=compiled.cache(prefilled, clips, num_positions),
+            next_positions=context.prefix_lengths[clips][:, None],
+            attention_mask=torch.cat([seen[clips], unwritten], dim=1)[:, None, None],
             next_column=torch.tensor([longest], device=clip_index.device),
         )
 
     def _compiled_step(self, rows: FixedRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
         assert self._compiled is not None, "rows of fixed shape come from compiled steps alone"
         rows.attention_mask.index_fill_(-1, rows.next_column, value=True)
+        of_all_rows = nn.functional.pad(tokens, (0, len(rows.next_positions) - rows.num_captions))
         hidden = self._compiled(
-            self._embed_tokens(tokens).unsqueeze(1),
+            self._embed_tokens(of_all_rows).unsqueeze(1),
             attention_mask=rows.attention_mask,
             position_ids=rows.next_positions,
             cache=rows.cache,
         )
         rows.next_positions = rows.next_positions + 1
         rows.next_column = rows.next_column + 1
-        return hidden[:, 0]
+        return hidden[: rows.num_captions, 0]
 
     def hidden_states(
         self,
