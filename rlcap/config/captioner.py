@@ -67,9 +67,14 @@ class CaptionerConfig(Section):
     prefix_length: int = 9
     """Audio vectors in front of the caption: one for the whole clip, the others for its segments."""
     max_caption_tokens: int = 64
-    """Longest caption that a new language model has positions for."""
+    """Longest caption that a new language model has positions for; those of a given one are its own."""
     freeze_encoder: bool = True
     """Keep the audio tower as it is; each clip is then heard once for policy and reference together."""
+
+    @property
+    def has_new_language_model(self) -> bool:
+        """Whether the sizes here are those of the language model, and not what a given one has by itself."""
+        return not self.checkpoint and not self.language_model
 
     def faults(self) -> Iterator[str]:
         """Report sizes that cannot be built, and settings that do not go together."""
@@ -88,7 +93,7 @@ class CaptionerConfig(Section):
         for name in ("language_model", "audio_encoder"):
             if self.checkpoint and getattr(self, name):
                 yield f"{name} must be empty where checkpoint names a whole captioner, got {getattr(self, name)}"
-        if not self.checkpoint and not self.language_model and self.decoder is not DecoderTuning.full:
+        if self.has_new_language_model and self.decoder is not DecoderTuning.full:
             yield f"decoder must be full where the language model is a new one, got {self.decoder.value}"
 
 

@@ -57,10 +57,11 @@ class RunConfig(Section):
             yield "sft.augment must be false where captioner.freeze_encoder is true: a frozen encoder hears a clip once"
         if self.sft.augment and self.captioner.audio_encoder:
             yield "sft.augment must be false where captioner.audio_encoder is given: it changes log-mel frames"
-        if self.sampling.max_new_tokens > self.captioner.max_caption_tokens:
+        captioner, max_new_tokens = self.captioner, self.sampling.max_new_tokens
+        if captioner.has_new_language_model and max_new_tokens > captioner.max_caption_tokens:
             yield (
                 f"sampling.max_new_tokens must be at most captioner.max_caption_tokens "
-                f"({self.captioner.max_caption_tokens}), got {self.sampling.max_new_tokens}"
+                f"({captioner.max_caption_tokens}) where the language model is a new one, got {max_new_tokens}"
             )
 
     def _faults_without_audio(self) -> Iterator[str]:

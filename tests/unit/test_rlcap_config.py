@@ -299,3 +299,17 @@ def test_every_setting_that_is_said_to_be_a_place_is_known_as_a_path():
         found = {f"{section}{name}" for name in places.findall(source) if name not in below_others}
         assert found == {key for key in PATHS if key.startswith(section) and (section or "." not in key)}
     assert all(setting_type(RunConfig, key) is str for key in PATHS)
+
+
+def test_captions_may_be_as_long_as_a_new_language_model_has_positions_for():
+    assert load_config(["sampling.max_new_tokens=64"]).sampling.max_new_tokens == 64
+    assert fault_of("sampling.max_new_tokens=65") == (
+        "sampling.max_new_tokens must be at most captioner.max_caption_tokens (64) where the language model is a new "
+        "one, got 65"
+    )
+    assert load_config(["sampling.max_new_tokens=65", "captioner.max_caption_tokens=65"])
+
+
+@pytest.mark.parametrize("given", ["captioner.checkpoint=whisper", "captioner.language_model=smollm"])
+def test_sizes_of_a_new_language_model_say_nothing_of_a_given_one(given: str):
+    assert load_config([given, "sampling.max_new_tokens=200"]).sampling.max_new_tokens == 200
