@@ -15,6 +15,7 @@ from torch import Tensor
 from learner.batching import Captions, Experience, LearnerBatch, take_clips
 from learner.masking import keep_valid, masked_mean
 from learner.objective import AVERAGES
+from learner.optimisation import GradientNorms
 from learner.policy_pass import PolicyPass
 from rlcap.config.algorithm import PPOConfig
 from rlcap.errors import GuardError
@@ -78,7 +79,7 @@ class Guards:
     def check_step(
         self,
         averages: Float[Tensor, " average"],
-        grad_norm: float,
+        norms: GradientNorms,
         experience: Experience,
         clips: Int64[Tensor, " clip"],
     ) -> None:
@@ -88,6 +89,7 @@ class Guards:
             GuardError: If they are not finite.
         """
         loss = float(averages[AVERAGES.index("loss")])
+        grad_norm = math.hypot(norms.policy, norms.value_head)
         if math.isfinite(loss) and math.isfinite(grad_norm):
             return
         unsound = [self._clip_ids[clip] for clip in self._unsound(experience, clips)]

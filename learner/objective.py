@@ -30,8 +30,8 @@ AVERAGES = (
 
 
 def switched_off(config: PPOConfig) -> frozenset[str]:
-    """Return those of the `AVERAGES` that mean nothing under these settings."""
-    critic = frozenset({"value_loss", "value_clip_fraction"})
+    """Return those of an update's averages that mean nothing under these settings."""
+    critic = frozenset({"value_loss", "value_clip_fraction", "value_grad_norm"})
     reference = frozenset({"kl_loss"})
     return (frozenset() if config.kind is AlgorithmKind.ppo else critic) | (
         frozenset() if config.kl_in is KLPlace.loss else reference

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -68,7 +69,20 @@ def _share(config: PPOConfig, num_done: int, num_updates: int | None) -> float:
     return 0.5 * (1 + math.cos(math.pi * passed))
 
 
-def clip_gradient(optimizer: torch.optim.Adam, max_norm: float) -> float:
-    """Scale the whole gradient down to `max_norm` where it is longer; return its norm as it was."""
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return float(nn.utils.clip_grad_norm_(parameters, max_norm))
+@dataclass(frozen=True, slots=True)
+class GradientNorms:
+    """Lengths of a step's gradient before clipping; that of a group without gradients is 0."""
+
+    policy: float
+    value_head: float
+
+
+def clip_gradients(optimizer: torch.optim.Adam, max_norm: float) -> GradientNorms:
+    """Scale the gradients of policy and value head down to `max_norm`, each where it is longer by itself.
+
+    Clipped as one, a critic that is far off would shrink the policy's gradient with its own.
+    """
+    policy, value_head = (
+        float(nn.utils.clip_grad_norm_(group["params"], max_norm)) for group in optimizer.param_groups
+    )
+    return GradientNorms(policy, value_head)

@@ -31,7 +31,7 @@ from learner.kl_control import KLCoefficient
 from learner.ledger import RolloutLedger
 from learner.normaliser import RewardNormaliser
 from learner.objective import AVERAGES, Objective, ppo_objective, switched_off
-from learner.optimisation import build_optimizer, clip_gradient, hold_policy, set_learning_rates
+from learner.optimisation import GradientNorms, build_optimizer, clip_gradients, hold_policy, set_learning_rates
 from learner.policy_pass import PolicyPass
 from learner.progress import Progress
 from rlcap.captioners.captioner import Captioner, PolicyOutput
@@ -221,14 +221,16 @@ class PPOUpdate:
     def _moved_too_far(self, means: Float[Tensor, " average"]) -> bool:
         return 0 < self.config.target_kl < float(means[AVERAGES.index("approx_kl")])
 
-    def _step(self, means: Float[Tensor, " average"], experience: Experience, clips: Int64[Tensor, " clip"]) -> float:
-        """Apply the gradient; return its norm before clipping."""
+    def _step(
+        self, means: Float[Tensor, " average"], experience: Experience, clips: Int64[Tensor, " clip"]
+    ) -> GradientNorms:
+        """Apply the gradient; return its norms before clipping."""
         if self.policy_version < self.config.critic_warmup_updates:
             hold_policy(self.optimizer)
-        grad_norm = clip_gradient(self.optimizer, self.config.max_grad_norm)
-        self._guards.check_step(means, grad_norm, experience, clips)
+        norms = clip_gradients(self.optimizer, self.config.max_grad_norm)
+        self._guards.check_step(means, norms, experience, clips)
         self.optimizer.step()
-        return grad_norm
+        return norms
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from learner.objective import AVERAGES
+from learner.optimisation import GradientNorms
 
 
 @dataclass(slots=True)
@@ -24,15 +25,17 @@ class Progress:
     num_skipped: int = 0
     """Minibatches left out because the policy had moved far enough."""
     grad_norms: float = 0.0
+    value_grad_norms: float = 0.0
 
-    def add(self, means: Float[Tensor, " average"], num_units: int, grad_norm: float) -> None:
+    def add(self, means: Float[Tensor, " average"], num_units: int, norms: GradientNorms) -> None:
         """Count one step over `num_units` tokens or captions."""
         if self.num_steps == 0:
             self.mismatch_kl = float(means[AVERAGES.index("behaviour_kl")])
         self.totals += means * num_units
         self.num_units += num_units
         self.num_steps += 1
-        self.grad_norms += grad_norm
+        self.grad_norms += norms.policy
+        self.value_grad_norms += norms.value_head
 
     def metrics(self, left_out: Collection[str]) -> dict[str, float]:
         """Return means over all steps and counts by metric name, `left_out` not among them."""
@@ -42,10 +45,8 @@ class Progress:
         }
         if not self.num_steps:
             return counts
-        means = zip(AVERAGES, (self.totals / self.num_units).tolist(), strict=True)
-        return {
-            **counts,
-            **{f"learner/{name}": mean for name, mean in means if name not in left_out},
-            "learner/mismatch_kl": self.mismatch_kl,
-            "learner/grad_norm": self.grad_norms / self.num_steps,
-        }
+        means = dict(zip(AVERAGES, (self.totals / self.num_units).tolist(), strict=True))
+        means["mismatch_kl"] = self.mismatch_kl
+        means["grad_norm"] = self.grad_norms / self.num_steps
+        means["value_grad_norm"] = self.value_grad_norms / self.num_steps
+        return {**counts, **{f"learner/{name}": mean for name, mean in means.items() if name not in left_out}}

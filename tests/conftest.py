@@ -188,6 +188,7 @@ def make_captioner() -> Callable[..., Any]:
                     parameter.add_(0.3 * torch.randn_like(parameter))
                 for norm in captioner.audio_tower.norms:
                     norm.running_mean.normal_(std=0.1)
+                captioner.value_head[-1].weight.normal_()  # a critic that tells states apart: a new one does not
         return captioner.eval()
 
     return make

@@ -151,8 +151,12 @@ class _PlainUpdate:
         self._captioner, self._config = captioner, config
         self._captions = merge([scored]).captions.to(next(captioner.parameters()).device)
         self._old = torch.from_numpy(scored.rollouts.log_probs).to(self._captions.tokens.device)
-        self._parameters = [parameter for parameter in captioner.parameters() if parameter.requires_grad]
-        self._optimizer = torch.optim.Adam(self._parameters, lr=config.learning_rate)
+        critic = {id(parameter) for parameter in captioner.value_head.parameters()}
+        trained = [parameter for parameter in captioner.parameters() if parameter.requires_grad]
+        self._clipped_apart = [
+            [one for one in trained if (id(one) in critic) is of_critic] for of_critic in (False, True)
+        ]
+        self._optimizer = torch.optim.Adam(trained, lr=config.learning_rate)
 
     def __call__(self) -> None:
         captioner, captions, mask = self._captioner, self._captions, self._captions.action_mask
@@ -171,7 +175,8 @@ class _PlainUpdate:
         loss = torch.where(mask, terms, 0.0).sum() / mask.sum()
         self._optimizer.zero_grad()
         torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
+        for parameters in self._clipped_apart:
+            nn.utils.clip_grad_norm_(parameters, self._config.max_grad_norm)
         self._optimizer.step()
 
 

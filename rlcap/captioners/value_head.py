@@ -15,8 +15,15 @@ VALUE_HEAD_FILE = "value_head.safetensors"
 
 
 def build_value_head(width: int) -> nn.Sequential:
-    """Make a critic: hidden states `[..., width]` to values `[..., 1]`."""
-    return nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 1))
+    """Make a critic: hidden states `[..., width]` to values `[..., 1]`.
+
+    Its last layer starts at zero: a random one would foresee something else of every state, and the first advantages
+    would hold that noise.
+    """
+    last = nn.Linear(width, 1)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(width, width), nn.GELU(), last)
 
 
 def new_value_head(width: int, seed: int = 0) -> nn.Sequential:

@@ -121,7 +121,7 @@ class PPOConfig(Section):
     critic_warmup_updates: int = 0
     """First updates of `ppo` in which only the value head learns."""
     max_grad_norm: float = 1.0
-    """Longer gradients are scaled down to this norm."""
+    """Longer gradients are scaled down to this norm; those of policy and value head each by itself."""
     target_kl: float = 0.0
     """An update ends early when the policy has moved further than this KL; 0 switches the check off."""
     max_importance_weight: float = 2.0

@@ -11,7 +11,7 @@ from rlcap.conformance.findings import Check, CheckResult, Finding
 from rlcap.conformance.hearing import HEARING
 from rlcap.conformance.keeping import KEEPING
 from rlcap.conformance.learning import LEARNING
-from rlcap.conformance.subject import Subject, synthetic_clips
+from rlcap.conformance.subject import Subject, critic_that_tells_states_apart, synthetic_clips
 from rlcap.conformance.writing import WRITING
 from rlcap.errors import RlcapError
 from rlcap.types import Clip
@@ -40,7 +40,8 @@ def check_one_by_one(captioner: Captioner, clips: Sequence[Clip] = ()) -> Iterat
     subject = Subject(captioner, clips or synthetic_clips())
     for one in CHECKS:
         try:
-            finding = _examine(one, subject)
+            with critic_that_tells_states_apart(captioner):
+                finding = _examine(one, subject)
         except CheckBrokenError as broken:
             finding = Finding(passed=False, got=str(broken))
         yield CheckResult(one.name, finding.passed, one.expected, finding.got, "" if finding.passed else one.remedy)

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from rlcap.captioners.captioner import Captioner, PolicyOutput
 from rlcap.captioners.weights import load_into, publish
 from rlcap.conformance.findings import Finding, check, gaps, judge
-from rlcap.conformance.subject import Subject, hear, score
+from rlcap.conformance.subject import VALUE_HEAD, Subject, hear, score
 
-VALUE_HEAD = "value_head"
 EXACT = 1e-6
 """For what ought to be the same numbers, computed twice."""
 NAMED = 3

@@ -18,6 +18,7 @@ from rlcap.errors import CheckpointError
 from rlcap.soundscapes.stream import SoundscapeSource
 from rlcap.types import Clip, PolicyFeatures
 
+VALUE_HEAD = "value_head"
 MAX_NEW_TOKENS = 12
 GROUP_SIZES = (4, 1, 3, 2)
 """Captions of the first clip, of the second, and so on, in turns."""
@@ -131,6 +132,23 @@ class Subject:
         captioner = self.captioner
         tokens = captioner.tokenize([text])[0][0].tolist()
         return tokens[0] not in captioner.forbidden_first_tokens and not {*tokens} & {*captioner.forbidden_tokens}
+
+
+@contextmanager
+def critic_that_tells_states_apart(captioner: Captioner) -> Iterator[None]:
+    """Draw weights for what starts at zero in the critic: equal values of all states would hide any fault of theirs."""
+    generator = torch.Generator().manual_seed(0)
+    named = captioner.named_parameters()
+    zeros = [one for name, one in named if VALUE_HEAD in name.split(".") and not one.any()]
+    try:
+        with torch.no_grad():
+            for parameter in zeros:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter in zeros:
+                parameter.zero_()
 
 
 def hear(captioner: Captioner, features: PolicyFeatures, device: torch.device) -> Encoding:

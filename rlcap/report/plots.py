@@ -45,7 +45,8 @@ CURVES = (
     Curve(
         "learner/explained_variance", "Explained variance", "Share of the returns' variance that the critic foresees."
     ),
-    Curve("learner/grad_norm", "Gradient norm", "Before clipping."),
+    Curve("learner/grad_norm", "Gradient norm", "Of the policy, before clipping."),
+    Curve("learner/value_grad_norm", "Gradient norm of the critic", "Before clipping, which is its own."),
     Curve("rollout/staleness", "Staleness", "Updates by which rollouts lag behind the learner."),
     Curve("rollout/failed", "Failed scores", "Scores that could not be had; their rollouts are left out."),
     Curve("time/captions_per_s", "Throughput", "Captions a second, end to end."),

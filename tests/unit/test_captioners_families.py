@@ -1,6 +1,7 @@
 """Log-probs and captions of every architecture, against plain transformers one caption at a time."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def test_sampled_log_probs_are_the_teacher_forced_ones_and_those_of_the_plain_mo
     for truncation in TRUNCATIONS:
         sampled = sample(captioner, encoding, GROUPS, temperature=temperature, seed=3, **truncation)
         lengths = sampled.action_mask.sum(dim=1)
-        forced = scored(captioner, encoding, GROUPS, sampled, temperature)
+        forced = scored(captioner, encoding, GROUPS, sampled)
         torch.testing.assert_close(sampled.log_probs, forced.log_probs, **CLOSE)
         torch.testing.assert_close(sampled.values, forced.values, **CLOSE)
         for row in CHECKED if not truncation else CHECKED[::4]:
@@ -173,7 +174,7 @@ def test_values_and_rankings_never_see_the_temperature(tiny_checkpoint, make_cli
     assert torch.equal(cold.tokens, hot.tokens)
     assert torch.equal(cold.values, hot.values)
     assert not torch.equal(cold.log_probs, hot.log_probs)
-    forced = [scored(captioner, encoding, GROUPS, cold, temperature) for temperature in (0.7, 1.3)]
+    forced = [scored(captioner, encoding, GROUPS, replace(cold, temperature=temperature)) for temperature in (0.7, 1.3)]
     assert torch.equal(forced[0].values, forced[1].values)
 
 

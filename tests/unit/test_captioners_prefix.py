@@ -274,3 +274,11 @@ def test_captions_longer_than_the_language_model_can_write_are_refused(make_capt
     captioner.begin(encoding, index, 6)
     with pytest.raises(CheckpointError, match=r"at most 6 tokens, got max_new_tokens = 7"):
         captioner.begin(encoding, index, 7)
+
+
+def test_a_new_critic_foresees_nothing(make_clips):
+    settings = CaptionerConfig(width=16, num_heads=2, prefix_length=4)
+    captioner = build_prefix_captioner(
+        settings, build_word_tokenizer(("a", "dog")), encoder_channels=(4, 4, 8, 8), dropout=0.1
+    ).eval()
+    assert not scored(captioner, make_clips(1.0), [0] * 4).values.any()

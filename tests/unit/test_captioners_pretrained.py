@@ -11,8 +11,8 @@ import torch
 from tiny_captioners import PROMPTS, adopt, count_heard_clips, heard, sample, scored, shake, written
 from tiny_models import ARCHITECTURES
 
-from rlcap.captioners.loading import load_captioner
-from rlcap.config.captioner import DecoderTuning
+from rlcap.captioners.loading import adopt_captioner, load_captioner
+from rlcap.config.captioner import CaptionerConfig, DecoderTuning
 from rlcap.errors import CheckpointError
 
 CLOSE = {"rtol": 0, "atol": 1e-4}
@@ -229,3 +229,16 @@ def test_gradient_checkpointing_computes_layers_again_and_gives_the_same_gradien
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-4, atol=1e-5)
     copied = captioner.frozen_reference()
     torch.testing.assert_close(log_probs(copied, clips, sampled).shape, output.log_probs.shape)
+
+
+@every_architecture
+def test_a_new_critic_foresees_nothing_and_one_that_has_learned_is_kept(tiny_checkpoint, clips, architecture, tmp_path):
+    new = adopt_captioner(tiny_checkpoint(architecture), CaptionerConfig(prompt=PROMPTS[architecture]))
+    sampled = sampled_by(new, clips)
+    assert not scored(new, heard(new, clips), GROUPS, sampled).values.any()
+    learned = adopt(architecture, tiny_checkpoint(architecture))
+    learned.save(tmp_path)
+    expected = scored(learned, heard(learned, clips), GROUPS, sampled).values
+    assert expected.any()
+    for again in (load_captioner(tmp_path), adopt_captioner(tmp_path, CaptionerConfig(prompt=PROMPTS[architecture]))):
+        torch.testing.assert_close(scored(again, heard(again, clips), GROUPS, sampled).values, expected, **CLOSE)

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from small_captioner import SmallCaptioner, make_update, sample
+from small_captioner import SmallCaptioner, experience_of, make_update, sample
 
-from learner.optimisation import build_optimizer, set_learning_rates
-from rlcap.config.algorithm import LearningRateSchedule, PPOConfig
+from learner.optimisation import build_optimizer, clip_gradients, set_learning_rates
+from rlcap.config.algorithm import AlgorithmKind, LearningRateSchedule, PPOConfig
 
 
 def rates_over(num_updates, **settings):
@@ -60,3 +60,33 @@ def test_only_the_value_head_learns_while_the_critic_warms_up():
     assert not any(update.optimizer.state[parameter] for parameter in update.optimizer.param_groups[0]["params"])
     update.update([sample(update.captioner, 2, version=2)])
     assert all(not torch.equal(value, fresh[name]) for name, value in update.captioner.named_parameters())
+
+
+def test_a_critic_that_is_far_off_takes_nothing_from_the_gradient_of_the_policy():
+    update = make_update(value_clip_range=0.0)
+    scored = sample(update.captioner)
+    with torch.no_grad():
+        update.captioner.value_head.bias += 10.0
+    experience = experience_of([scored], update.captioner)
+    update.compute_gradient(experience, torch.arange(4), num_units=float(experience.captions.action_mask.sum()))
+    policy = [parameter.grad.clone() for parameter in update.optimizer.param_groups[0]["params"]]
+    norms = clip_gradients(update.optimizer, 1.0)
+    assert norms.value_head > 5, "the critic is far off"
+    for parameter, gradient in zip(update.optimizer.param_groups[0]["params"], policy, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient / max(1.0, norms.policy), rtol=1e-4, atol=1e-7)
+
+
+def test_the_norms_of_both_gradients_are_reported_as_they_were():
+    captioner = SmallCaptioner()
+    with torch.no_grad():
+        captioner.value_head.bias += 10.0
+    update = make_update(captioner, max_grad_norm=1e-3, value_clip_range=0.0, num_epochs=1, minibatch_size=99)
+    metrics = update.update([sample(captioner)])
+    assert metrics["learner/value_grad_norm"] > 5 > metrics["learner/grad_norm"] > 1e-2
+
+
+@pytest.mark.parametrize("kind", [kind for kind in AlgorithmKind if kind is not AlgorithmKind.ppo])
+def test_kinds_without_a_critic_report_no_norm_of_its_gradient(kind):
+    metrics = make_update(kind=kind).update([sample(SmallCaptioner())])
+    assert metrics["learner/grad_norm"] > 0
+    assert "learner/value_grad_norm" not in metrics

@@ -37,6 +37,8 @@ class DcaseCaptioner(Captioner):
         self.pad_token_id = tokenizer.pad_token_id
         self.network = DcaseNetwork(config)
         self.value_head = nn.Linear(config.width, 1)
+        nn.init.zeros_(self.value_head.weight)  # a new critic foresees nothing, instead of something at random
+        nn.init.zeros_(self.value_head.bias)
 
     @torch.no_grad()
     def features(self, clips: Sequence[Clip]) -> PolicyFeatures:
