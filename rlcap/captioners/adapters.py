@@ -51,16 +51,22 @@ def has_adapters(model: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of the model without adapters that computes the same; the model stays as it is."""
-    state = {
+def merged_weights(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the adapted weights with their adapters merged, added up in float32 and then rounded to `dtype`."""
+    return {
+        f"{name}.weight": (module.get_base_layer().weight.float() + module.get_delta_weight("default").float()).to(
+            dtype
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+
+
+def state_without_adapters(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a model under the names that they have without adapters."""
+    return {
         name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items() if "lora_" not in name
     }
-    for name, module in model.named_modules():
-        if isinstance(module, LoraLayer):
-            change = module.get_delta_weight("default")
-            state[f"{name}.weight"] = module.get_base_layer().weight + change
-    return state
 
 
 def save_adapters(model: PreTrainedModel, base: str, directory: Path) -> None:

@@ -15,7 +15,9 @@ from transformers import ClapAudioModel, ClapFeatureExtractor, ClapModel
 from rlcap.audio.clap_input import clap_input
 from rlcap.audio.features import LogMel, LogMelConfig
 from rlcap.audio.tower import AudioTower
-from rlcap.captioners.pretrained import load_model
+from rlcap.captioners.master_weights import dtype_on_disk
+from rlcap.captioners.pretrained import load_model, save_model
+from rlcap.config.precision import SaveDtype
 from rlcap.types import Clip, PolicyFeatures
 
 NUM_MARKS = 2
@@ -60,6 +62,7 @@ class ClapEncoder(AudioEncoder):
     def __init__(self, model: ClapAudioModel, extractor: ClapFeatureExtractor) -> None:
         super().__init__()
         self.model = model
+        self._loaded_dtype = model.dtype
         self._extractor = extractor
         self._is_fused: bool = model.config.enable_fusion
         self._num_frames = extractor.nb_max_samples // extractor.hop_length + 1
@@ -84,9 +87,9 @@ class ClapEncoder(AudioEncoder):
         num_own = (own_share[:, 0] * steps.shape[1]).ceil()
         return steps, torch.arange(steps.shape[1], device=steps.device) < num_own
 
-    def save(self, directory: Path) -> None:
+    def save(self, directory: Path, dtype: SaveDtype) -> None:
         """Write tower and feature extractor, as `ClapAudioModel.from_pretrained` reads them."""
-        self.model.save_pretrained(directory)
+        save_model(self.model, directory, dtype_on_disk(dtype, self._loaded_dtype))
         self._extractor.save_pretrained(directory)
 
     @classmethod

@@ -14,6 +14,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from rlcap.config.precision import SaveDtype
+
 HALF = (torch.bfloat16, torch.float16)
 CPU = torch.device("cpu")
 
@@ -35,6 +37,14 @@ def hold_masters(module: nn.Module, device: torch.device = CPU) -> None:
 def computes_in(device: torch.device, dtype: torch.dtype) -> bool:
     """Tell whether a device has arithmetic of its own for a dtype: CPUs emulate float16, and many layers lack it."""
     return dtype is not torch.float16 or device.type != "cpu"
+
+
+def dtype_on_disk(setting: SaveDtype, loaded: torch.dtype) -> torch.dtype:
+    """Return what weights that came in one dtype are saved in."""
+    if setting is SaveDtype.as_loaded:
+        return loaded
+    dtype: torch.dtype = getattr(torch, setting.value)
+    return dtype
 
 
 @contextmanager

@@ -27,7 +27,6 @@ from rlcap.captioners.adapters import (
     has_adapters,
     holds_adapters,
     load_adapters,
-    merged_state,
     save_adapters,
 )
 from rlcap.captioners.audio_encoders import AudioEncoder, ClapEncoder, SmallEncoder
@@ -35,8 +34,9 @@ from rlcap.captioners.captioner import Encoding
 from rlcap.captioners.decoder import TransformersDecoder
 from rlcap.captioners.decoder_captioner import DecoderCaptioner
 from rlcap.captioners.heads import vocabulary_scores
+from rlcap.captioners.master_weights import dtype_on_disk
 from rlcap.captioners.prefix_transformer import PrefixTransformer
-from rlcap.captioners.pretrained import eos_token_ids, load_model
+from rlcap.captioners.pretrained import eos_token_ids, load_model, save_model
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.captioners.value_head import build_value_head, load_value_head, save_value_head
 from rlcap.config.captioner import DecoderTuning
@@ -82,6 +82,7 @@ class PrefixCaptioner(DecoderCaptioner):
         self.parts = parts or TunedParts()
         self.tokenizer = tokenizer
         self.language_model = language_model
+        self._loaded_dtype = language_model.dtype
         width = language_model.get_input_embeddings().embedding_dim
         self.audio_tower = audio_tower or SmallEncoder(config.features, config.encoder_channels)
         self.audio_tower.requires_grad_(not self.parts.freeze_encoder).eval()  # a new module is in training mode
@@ -148,7 +149,7 @@ class PrefixCaptioner(DecoderCaptioner):
         (directory / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
         self._save_language_model(directory / LANGUAGE_MODEL)
         if isinstance(self.audio_tower, ClapEncoder):
-            self.audio_tower.save(directory / CLAP)
+            self.audio_tower.save(directory / CLAP, self.parts.save_dtype)
         save_file(_contiguous(self._encoder().state_dict()), directory / "audio_encoder.safetensors")
         self.parts.write(directory)
         save_value_head(self.value_head, directory)
@@ -199,8 +200,7 @@ class PrefixCaptioner(DecoderCaptioner):
         if self.parts.adapters_alone and self.base is not None and has_adapters(self.language_model):
             save_adapters(self.language_model, os.path.relpath(self.base / LANGUAGE_MODEL, directory), directory)
         else:
-            merged = merged_state(self.language_model) if has_adapters(self.language_model) else None
-            self.language_model.save_pretrained(directory, state_dict=merged)
+            save_model(self.language_model, directory, dtype_on_disk(self.parts.save_dtype, self._loaded_dtype))
         self.tokenizer.save_pretrained(directory)
 
     def _encoder(self) -> nn.ModuleDict:

@@ -21,11 +21,13 @@ from rlcap.captioners.adapters import (
     has_adapters,
     holds_adapters,
     load_adapters,
-    merged_state,
+    merged_weights,
     save_adapters,
+    state_without_adapters,
 )
 from rlcap.captioners.decoder import TransformersDecoder
 from rlcap.captioners.decoder_captioner import DecoderCaptioner
+from rlcap.captioners.master_weights import dtype_on_disk, held_in
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.captioners.value_head import VALUE_HEAD_FILE, load_value_head, new_value_head, save_value_head
 from rlcap.config.captioner import DecoderTuning
@@ -55,6 +57,7 @@ class PretrainedCaptioner(DecoderCaptioner):
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.parts = parts
+        self._loaded_dtype = model.dtype
         self.value_head = new_value_head(self.decoder_stack.config.hidden_size)
         self.eos_token_ids = eos_token_ids(model, self.tokenizer.eos_token_id)
         pad = self.tokenizer.pad_token_id
@@ -132,8 +135,7 @@ class PretrainedCaptioner(DecoderCaptioner):
             save_adapters(self.model, os.path.relpath(self.base, directory), directory)
             self.model.generation_config.save_pretrained(directory)
         else:
-            merged = merged_state(self.model) if has_adapters(self.model) else None
-            self.model.save_pretrained(directory, state_dict=merged)
+            save_model(self.model, directory, dtype_on_disk(self.parts.save_dtype, self._loaded_dtype))
         self.processor.save_pretrained(directory)
         self.parts.write(directory)
         save_value_head(self.value_head, directory)
@@ -187,6 +189,16 @@ def load_model(auto_class: Any, directory: Path) -> PreTrainedModel:  # noqa: AN
     _refuse_strangers(directory, found)
     loaded: PreTrainedModel = model
     return loaded
+
+
+def save_model(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
+    """Write a model that plain transformers loads, in this dtype, adapters merged; its weights stay as they are."""
+    merged = merged_weights(model, dtype)
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel):
+            part.config.dtype = dtype  # the library writes that of the whole alone
+    with held_in(dtype, model):
+        model.save_pretrained(directory, state_dict=state_without_adapters(model) | merged if merged else None)
 
 
 def _refuse_strangers(directory: Path, found: Mapping[str, Any]) -> None:

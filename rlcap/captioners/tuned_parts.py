@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from rlcap.config.captioner import CaptionerConfig, DecoderTuning
+from rlcap.config.precision import SaveDtype
 from rlcap.errors import CheckpointError
 
 SETTINGS_FILE = "rlcap.json"
@@ -25,6 +26,7 @@ class TunedParts:
     lora_alpha: float = 16.0
     adapters_alone: bool = False
     """Save adapters beside a link to their base, not merged into it."""
+    save_dtype: SaveDtype = SaveDtype.as_loaded
     gradient_checkpointing: bool = False
 
     @classmethod
@@ -44,11 +46,12 @@ class TunedParts:
             return cls()
         try:
             plain = json.loads(path.read_text(encoding="utf-8"))
-            return cls(**{**plain, "decoder": DecoderTuning(plain["decoder"])})
+            save_dtype = SaveDtype(plain.get("save_dtype", SaveDtype.as_loaded.value))
+            return cls(**{**plain, "decoder": DecoderTuning(plain["decoder"]), "save_dtype": save_dtype})
         except (OSError, ValueError, KeyError, TypeError) as damage:
             raise CheckpointError(f"{path} does not say how a captioner is tuned: {damage}") from damage
 
     def write(self, directory: Path) -> None:
         """Write the settings beside a checkpoint."""
-        plain = {**asdict(self), "decoder": self.decoder.value}
+        plain = {**asdict(self), "decoder": self.decoder.value, "save_dtype": self.save_dtype.value}
         (directory / SETTINGS_FILE).write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")

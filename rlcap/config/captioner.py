@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from rlcap.config.precision import Precision
+from rlcap.config.precision import Precision, SaveDtype
 from rlcap.config.section import Section, must_be_a_share, must_be_positive, must_not_be_negative
 
 
@@ -56,6 +56,9 @@ class CaptionerConfig(Section):
     """Their change is scaled by `lora_alpha / lora_rank`."""
     adapters_alone: bool = False
     """Save the adapters beside a link to the baseline, instead of a whole captioner with the adapters merged."""
+    save_dtype: SaveDtype = SaveDtype.as_loaded
+    """Of weights that are saved, baseline and tuned: what is trained is in float32 until then, and rounded to what it
+    came in. Adapters saved alone, value head and mapper stay in float32."""
     gradient_checkpointing: bool = False
     """Compute the decoder's activations twice instead of keeping them: less memory, a third more time."""
     width: int = 128
