@@ -17,6 +17,10 @@ class ClipError(RlcapError):
     """One clip that cannot be used; the reason goes to the quarantine list and the run goes on."""
 
 
+class RowError(RlcapError):
+    """One row of a table, or one member of an archive, that cannot be used; it is quarantined and the others used."""
+
+
 class CheckpointError(RlcapError):
     """A checkpoint that is missing, damaged, or of another architecture."""
 
