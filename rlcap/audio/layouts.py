@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
-from rlcap.audio.decoding import DecodeLimits
-from rlcap.audio.files import AUDIO_SUFFIXES, FileSource, existing_root, files_below
-from rlcap.audio.records import ClipTable
-from rlcap.audio.tables import filled_texts, read_columns, text_lists
+from rlcap.audio.files import AUDIO_SUFFIXES, OTHER_ENDINGS, FileSource, existing_root, files_below, open_files
+from rlcap.audio.left_out import LeftOut
+from rlcap.audio.records import ClipRecord
 from rlcap.config.data import DataConfig
 from rlcap.errors import DataError
+from rlcap.tables.reading import read_rows
+from rlcap.tables.rows import Row, sift
+from rlcap.types import Quarantined
+
+Value = TypeVar("Value")
 
 CLOTHO_CAPTIONS = [f"caption_{number}" for number in range(1, 6)]
 CLOTHO_TABLES = "clotho_captions_*.csv"
 AUDIOCAPS_TABLES = "*.csv"
 AUDIOCAPS_CLIP_S = 10
+SAME_NAME = "files of the same name as another"
 
 
 def open_clotho(config: DataConfig) -> FileSource:
@@ -24,21 +32,34 @@ def open_clotho(config: DataConfig) -> FileSource:
     A table whose folder is not there has its audio in the root itself. The record's split is that of the table.
 
     Raises:
-        DataError: root or tables are missing, empty, damaged, or lack a column.
+        DataError: root or tables are missing, damaged, lack a column, or none of their rows can be used.
     """
     root = existing_root(config)
-    ids: list[str] = []
-    captions: list[list[str]] = []
-    splits: list[str] = []
-    for path in _tables(root, config.manifest or CLOTHO_TABLES):
-        table = read_columns(path, ["file_name", *CLOTHO_CAPTIONS])
+    records: list[ClipRecord] = []
+    tables = _Tables(root, config.manifest or CLOTHO_TABLES)
+    for path in tables.paths:
         split = path.stem.removeprefix("clotho_captions_")
         folder = f"{split}/" if (root / split).is_dir() else ""
-        ids += [folder + name for name in filled_texts(path, table, "file_name")]
-        captions += text_lists(table, CLOTHO_CAPTIONS)
-        splits += [split] * table.num_rows
-    records = ClipTable.from_columns(ids, ids, [[]] * len(ids), captions, splits, origin=str(root))
-    return FileSource(root, records, DecodeLimits.of(config))
+
+        def read(row: Row, folder: str = folder, split: str = split) -> ClipRecord:
+            name = folder + row.text("file_name")
+            return ClipRecord(name, name, captions=tuple(row.texts(CLOTHO_CAPTIONS)), split=split)
+
+        records += tables.sift(path, ["file_name", *CLOTHO_CAPTIONS], read)
+    return open_files(root, records, config, LeftOut.bad(tables.quarantined))
+
+
+@dataclass(frozen=True, slots=True)
+class _Caption:
+    """One row of AudioCaps."""
+
+    youtube_id: str
+    start: str
+    texts: list[str]
+
+    @classmethod
+    def of(cls, row: Row) -> _Caption:
+        return cls(row.text("youtube_id"), row.word("start_time") or row.text("start_time"), row.texts(["caption"]))
 
 
 def open_audiocaps(config: DataConfig) -> FileSource:
@@ -50,39 +71,66 @@ def open_audiocaps(config: DataConfig) -> FileSource:
     split is the name of its table.
 
     Raises:
-        DataError: root or tables are missing, empty, damaged, or lack a column, or no clip has a file.
+        DataError: root or tables are missing, damaged, lack a column, or none of their rows can be used, or no clip
+            has a file.
     """
     root = existing_root(config)
     clips: dict[tuple[str, str], list[str]] = {}
     splits: list[str] = []
-    for path in _tables(root, config.manifest or AUDIOCAPS_TABLES):
-        table = read_columns(path, ["youtube_id", "start_time", "caption"])
-        starts = filled_texts(path, table, "start_time")
-        rows = zip(filled_texts(path, table, "youtube_id"), starts, text_lists(table, ["caption"]), strict=True)
-        for youtube_id, start, captions in rows:
-            clips.setdefault((youtube_id, start), []).extend(captions)
+    tables = _Tables(root, config.manifest or AUDIOCAPS_TABLES)
+    for path in tables.paths:
+        for caption in tables.sift(path, ["youtube_id", "start_time", "caption"], _Caption.of):
+            clips.setdefault((caption.youtube_id, caption.start), []).extend(caption.texts)
         splits += [path.stem] * (len(clips) - len(splits))
-    files = {PurePosixPath(path).stem: path for path in files_below(root, AUDIO_SUFFIXES)}
+    files, left_out = _by_stem(root)
+    left_out = LeftOut.bad(tables.quarantined) + left_out
+    if not clips:
+        left_out.refuse_nothing_left(root)
     paths = [_find(files, youtube_id, start) for youtube_id, start in clips]
     if not any(paths):
         youtube_id, start = next(iter(clips))
         raise DataError(f"no audio file below {root} is named by a youtube_id, such as {youtube_id}_{start}.wav")
     # The video alone, wherever that will do: judgements of AudioCaps captions often name no start time.
     clips_of_video = Counter(youtube_id for youtube_id, _ in clips)
-    records = ClipTable.from_columns(
-        [youtube_id if clips_of_video[youtube_id] == 1 else f"{youtube_id}_{start}" for youtube_id, start in clips],
-        [path or f"{youtube_id}_{start}.wav" for path, (youtube_id, start) in zip(paths, clips, strict=True)],
-        [[]] * len(clips),
-        list(clips.values()),
-        splits,
-        origin=str(root),
-    )
-    return FileSource(root, records, DecodeLimits.of(config))
+    records = [
+        ClipRecord(
+            youtube_id if clips_of_video[youtube_id] == 1 else f"{youtube_id}_{start}",
+            path or f"{youtube_id}_{start}.wav",
+            captions=tuple(captions),
+            split=split,
+        )
+        for ((youtube_id, start), captions), path, split in zip(clips.items(), paths, splits, strict=True)
+    ]
+    return open_files(root, records, config, left_out)
 
 
-def _tables(root: Path, pattern: str) -> list[Path]:
-    """Return the tables that the pattern fits; a name that fits none, so that reading it says what is there."""
-    return sorted(root.glob(pattern)) or [root / pattern]
+def _by_stem(root: Path) -> tuple[dict[str, str], LeftOut]:
+    """Audio files by their names without an ending; the last of those with one name, the others counted."""
+    found = files_below(root, AUDIO_SUFFIXES)
+    files = {PurePosixPath(path).stem: path for path in found.paths}
+    num_shadowed = len(found.paths) - len(files)
+    return files, found.left_out.without(OTHER_ENDINGS) + LeftOut(passed_over={SAME_NAME: num_shadowed})
+
+
+class _Tables:
+    """The tables of a data set, and what of them cannot be used."""
+
+    def __init__(self, root: Path, pattern: str) -> None:
+        # A name that fits none, so that reading it says what is there.
+        self.paths = sorted(root.glob(pattern)) or [root / pattern]
+        self.quarantined: list[Quarantined] = []
+
+    def sift(self, path: Path, columns: Sequence[str], read: Callable[[Row], Value]) -> list[Value]:
+        """Read the rows of a table that can be used. Raises DataError where the only table is none of these."""
+        try:
+            sifted = sift(read_rows(path, columns), read, path.name)
+        except DataError as error:
+            if len(self.paths) == 1:
+                raise
+            self.quarantined.append(Quarantined(path.name, f"bad table: {error}"))
+            return []
+        self.quarantined += sifted.quarantined
+        return sifted.values
 
 
 def _find(files: dict[str, str], youtube_id: str, start: str) -> str:

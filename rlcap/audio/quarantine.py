@@ -12,6 +12,8 @@ from rlcap.types import Quarantined
 from rlcap.whole_file import whole_file
 
 _COLUMNS = ["path", "reason"]
+_SPELT_OUT = "backslashreplace"
+"""What becomes of bytes in names that are not UTF-8."""
 
 
 class QuarantineList:
@@ -58,7 +60,10 @@ class QuarantineList:
     def save(self, path: Path) -> None:
         """Write all of them as CSV (`path`, `reason`), in one step."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as fresh, fresh.open("w", encoding="utf-8", newline="") as file:
+        with (
+            whole_file(path) as fresh,
+            fresh.open("w", encoding="utf-8", errors=_SPELT_OUT, newline="") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
             writer.writerows(self._reasons.items())

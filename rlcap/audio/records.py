@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
-from rlcap.errors import DataError
+from rlcap.audio.left_out import LeftOut
+from rlcap.types import Quarantined
 
 _SCHEMA = pa.schema(
     [
@@ -21,6 +22,7 @@ _SCHEMA = pa.schema(
         ("split", pa.string()),
     ]
 )
+REPEATED = "rows that repeat a clip, whose captions and labels it keeps"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,61 @@ class ClipRecord:
     """The source's own word for the part of the data; empty where it has none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Unambiguous:
+    """Records of which no two share an id."""
+
+    records: list[ClipRecord]
+    positions: Int64[np.ndarray, " record"]
+    """Of each record among those that were given."""
+    left_out: LeftOut
+
+
+def unambiguous(given: Sequence[ClipRecord]) -> Unambiguous:
+    """Keep the records whose id means one clip.
+
+    Several rows of one clip (one path, one split) are one record with the labels and captions of all; clips that share
+    an id are all quarantined, since nobody can tell which one it means.
+    """
+    positions: dict[str, list[int]] = {}
+    for position, record in enumerate(given):
+        positions.setdefault(record.clip_id, []).append(position)
+    if len(positions) == len(given):
+        return Unambiguous(list(given), np.arange(len(given)), LeftOut())
+    kept: list[ClipRecord] = []
+    firsts: list[int] = []
+    quarantined: list[Quarantined] = []
+    num_repeated = 0
+    for same in positions.values():
+        records = [given[position] for position in same]
+        if len({(record.path, record.split) for record in records}) > 1:
+            reason = _ambiguous(records)
+            quarantined += [Quarantined(path, reason) for path in dict.fromkeys(record.path for record in records)]
+            continue
+        firsts.append(same[0])
+        kept.append(_merged(records))
+        num_repeated += len(same) - 1
+    left_out = LeftOut(tuple(quarantined), {REPEATED: num_repeated} if num_repeated else {})
+    return Unambiguous(kept, np.array(firsts, dtype=np.int64), left_out)
+
+
+def _merged(records: Sequence[ClipRecord]) -> ClipRecord:
+    labels = dict.fromkeys(label for record in records for label in record.labels)
+    captions = dict.fromkeys(caption for record in records for caption in record.captions)
+    return replace(records[0], labels=tuple(labels), captions=tuple(captions))
+
+
+def _ambiguous(records: Sequence[ClipRecord]) -> str:
+    paths = list(dict.fromkeys(record.path for record in records))
+    if len(paths) == 1:
+        splits = ", ".join(dict.fromkeys(repr(record.split) for record in records))
+        return f"ambiguous clip id: {records[0].clip_id!r} is in more than one split ({splits})"
+    return (
+        f"ambiguous clip id: {records[0].clip_id!r} stands {len(records)} times, such as for {paths[0]} and "
+        f"{paths[1]}; give every clip an id of its own, or set data.clip_id_column to a column that does"
+    )
+
+
 class ClipTable:
     """The records of a source by position."""
 
@@ -43,28 +100,10 @@ class ClipTable:
         self._table = table.combine_chunks()
 
     @classmethod
-    def from_columns(
-        cls,
-        clip_ids: Sequence[str],
-        paths: Sequence[str],
-        labels: Sequence[Sequence[str]],
-        captions: Sequence[Sequence[str]],
-        splits: Sequence[str],
-        *,
-        origin: str,
-    ) -> ClipTable:
-        """Build the table of a source called `origin` in messages.
-
-        Raises:
-            DataError: there are no clips, or two share an id.
-        """
-        columns = [clip_ids, paths, labels, captions, splits]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
-        table = cls(pa.Table.from_arrays(arrays, schema=_SCHEMA))
-        if not len(table):
-            raise DataError(f"{origin} holds no clips")
-        table._check_unique(origin)
-        return table
+    def of(cls, records: Sequence[ClipRecord]) -> ClipTable:
+        """Build the table of these records, of which no two share an id."""
+        columns = [pa.array([getattr(record, field.name) for record in records], field.type) for field in _SCHEMA]
+        return cls(pa.Table.from_arrays(columns, schema=_SCHEMA))
 
     def __len__(self) -> int:
         return int(self._table.num_rows)
@@ -92,14 +131,3 @@ class ClipTable:
     def splits(self) -> list[str]:
         """Return the source's own names of its parts, sorted."""
         return sorted(pc.unique(self._table["split"]).to_pylist())
-
-    def _check_unique(self, origin: str) -> None:
-        counts = pc.value_counts(self._table["clip_id"])
-        most = pc.max(counts.field("counts")).as_py()
-        if most == 1:
-            return
-        duplicate = counts.field("values")[pc.index(counts.field("counts"), most).as_py()].as_py()
-        raise DataError(
-            f"{origin} holds the clip id {duplicate!r} {most} times: give every clip an id of its own, "
-            "or set data.clip_id_column to a column that does"
-        )

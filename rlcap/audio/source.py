@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from rlcap.audio.left_out import NOTHING, LeftOut
 from rlcap.audio.records import ClipRecord, ClipTable
 from rlcap.errors import ClipError
 from rlcap.types import Clip, Quarantined
@@ -16,8 +17,9 @@ class RecordedSource(ABC):
     Sources hold tables and offsets, never the audio, and can be pickled to another process of the same file system.
     """
 
-    def __init__(self, records: ClipTable) -> None:
+    def __init__(self, records: ClipTable, left_out: LeftOut = NOTHING) -> None:
         self.records = records
+        self.left_out = left_out
 
     def __len__(self) -> int:
         return len(self.records)

@@ -15,7 +15,7 @@ class Subset(RecordedSource):
     """The clips of `source` at `positions`, in that order."""
 
     def __init__(self, source: RecordedSource, positions: Int64[np.ndarray, " position"]) -> None:
-        super().__init__(source.records.take(positions))
+        super().__init__(source.records.take(positions), source.left_out)
         self._source = source
         self._positions = positions
 

@@ -5,20 +5,22 @@ The headers are read once; clips are then read at their offsets, in any order. N
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 import numpy as np
 
 from rlcap.audio.decoding import DecodeLimits, decode
-from rlcap.audio.files import existing_root, files_below
-from rlcap.audio.records import ClipTable
+from rlcap.audio.files import OTHER_ENDINGS, existing_root, files_below
+from rlcap.audio.left_out import LeftOut
+from rlcap.audio.records import ClipRecord, ClipTable, Unambiguous, unambiguous
 from rlcap.audio.source import RecordedSource
-from rlcap.audio.tables import check_columns, flat_texts
-from rlcap.audio.tar_index import TarClip, index_tar
+from rlcap.audio.tar_index import TEXT, TarClip, TarIndex, index_tar
 from rlcap.config.data import DataConfig
-from rlcap.errors import ClipError, DataError
-from rlcap.types import Clip
+from rlcap.errors import ClipError, DataError, RowError
+from rlcap.tables.json_values import check_names
+from rlcap.tables.rows import Row
+from rlcap.types import Clip, Quarantined
 
 MAX_AUDIO_BYTES = 2**28
 """Largest audio member that is read into memory: 256 MiB."""
@@ -28,14 +30,15 @@ class ShardSource(RecordedSource):
     """Clips in uncompressed tar files, by offset."""
 
     def __init__(
-        self, shards: Sequence[tuple[Path, Sequence[TarClip]]], records: ClipTable, limits: DecodeLimits
+        self, found: Unambiguous, clips: Sequence[tuple[Path, TarClip]], limits: DecodeLimits, left_out: LeftOut
     ) -> None:
-        super().__init__(records)
-        clips = [clip for _, members in shards for clip in members]
-        self._shards = tuple(path for path, _ in shards)
-        self._shard_of = np.repeat(np.arange(len(shards)), [len(members) for _, members in shards])
-        self._offsets = np.array([clip.offset for clip in clips], dtype=np.int64)
-        self._num_bytes = np.array([clip.num_bytes if clip.audio else -1 for clip in clips], dtype=np.int64)
+        super().__init__(ClipTable.of(found.records), left_out)
+        kept = [clips[position] for position in found.positions]
+        numbers = {shard: number for number, shard in enumerate(dict.fromkeys(shard for shard, _ in kept))}
+        self._shards = tuple(numbers)
+        self._shard_of = np.array([numbers[shard] for shard, _ in kept], dtype=np.int64)
+        self._offsets = np.array([clip.offset for _, clip in kept], dtype=np.int64)
+        self._num_bytes = np.array([clip.num_bytes if clip.audio else -1 for _, clip in kept], dtype=np.int64)
         self._limits = limits
 
     def clip(self, position: int) -> Clip:
@@ -59,34 +62,72 @@ def open_webdataset(config: DataConfig) -> ShardSource:
     """Index every tar file below the root.
 
     A clip's id is its shard and key, or the JSON field `clip_id_column`; labels, captions and split are JSON fields
-    too, and a `txt` member is a caption.
+    too, and a `txt` member is a caption. Clips with a member that cannot be used are left out, and so are shards.
 
     Raises:
-        DataError: the root is missing or holds no shards, a shard is damaged or compressed, no JSON member holds a
-            field that the settings name, or two clips share an id.
+        DataError: the root is missing or holds no shards, none of them can be used, or no JSON member holds a field
+            that the settings name.
     """
     root = existing_root(config)
-    names = files_below(root, frozenset({".tar"}))
-    if not names:
+    files = files_below(root, frozenset({".tar"}))
+    if not files.paths:
         raise DataError(f"{root} holds no .tar files; compressed shards must be unpacked to .tar first")
     optional = [config.clip_id_column, config.caption_column, config.split_column]
     wanted = [*config.label_columns, *filter(None, optional)]
-    seen: set[str] = set()
-    shards = [((root / name).absolute(), index_tar(root / name, set(wanted), seen)) for name in names]
-    check_columns(f"JSON of the shards below {root}", sorted(seen), wanted)
-    clips = [(name, clip) for name, (_, members) in zip(names, shards, strict=True) for clip in members]
-    keys = [f"{name.removesuffix('.tar')}/{clip.key}" for name, clip in clips]
-    records = ClipTable.from_columns(
-        [_field(clip, config.clip_id_column) or key for key, (_, clip) in zip(keys, clips, strict=True)],
-        [f"{name}/{clip.audio or clip.key}" for name, clip in clips],
-        [flat_texts(clip.fields.get(column) for column in config.label_columns) for _, clip in clips],
-        [flat_texts([clip.fields.get(config.caption_column), clip.text]) for _, clip in clips],
-        [_field(clip, config.split_column) for _, clip in clips],
-        origin=str(root),
-    )
-    return ShardSource(shards, records, DecodeLimits.of(config))
+    indexed, left_out = _index(root, files.paths, frozenset(wanted))
+    left_out = files.left_out.without(OTHER_ENDINGS) + left_out
+    seen = {name for _, index in indexed for name in index.seen}
+    clips_found = [clip for _, index in indexed for clip in index.clips]
+    if seen or (clips_found and not any(clip.broken for clip in clips_found)):
+        check_names(f"JSON of the shards below {root}", sorted(seen), wanted)
+    clips: list[tuple[Path, TarClip]] = []
+    records: list[ClipRecord] = []
+    bad: list[Quarantined] = []
+    for name, index in indexed:
+        for clip in index.clips:
+            try:
+                records.append(_record(clip, name, config))
+                clips.append(((root / name).absolute(), clip))
+            except RowError as error:
+                bad.append(Quarantined(f"{name}/{clip.audio or clip.key}", str(error)))
+    found = unambiguous(records)
+    left_out += LeftOut.bad(bad) + found.left_out
+    if not records or not found.records:
+        left_out.refuse_nothing_left(root)
+    return ShardSource(found, clips, DecodeLimits.of(config), left_out)
 
 
-def _field(clip: TarClip, name: str) -> str:
-    value = clip.fields.get(name)
-    return "" if value is None else str(value)
+def _index(root: Path, names: Sequence[str], wanted: Set[str]) -> tuple[list[tuple[str, TarIndex]], LeftOut]:
+    """Index the shards, and say what of them is left out. Raises DataError where the only one cannot be used."""
+    indexed: list[tuple[str, TarIndex]] = []
+    left_out = LeftOut()
+    for name in names:
+        try:
+            index = index_tar(root / name, wanted)
+        except DataError as error:
+            if len(names) == 1:
+                raise
+            left_out += LeftOut.bad([Quarantined(name, f"bad shard: {error}")])
+            continue
+        indexed.append((name, index))
+        damage = [Quarantined(name, f"damaged shard: {index.damage}")] if index.damage else []
+        left_out += LeftOut(tuple(damage), index.passed_over)
+    return indexed, left_out
+
+
+def _record(clip: TarClip, shard: str, config: DataConfig) -> ClipRecord:
+    """Say what is known of a clip. Raises RowError where a member cannot be used."""
+    if clip.broken:
+        raise RowError(clip.broken)
+    row = Row(0, clip.json, clip.fields)
+    key = f"{shard.removesuffix('.tar')}/{clip.key}"
+    try:
+        return ClipRecord(
+            row.text_or_empty(config.clip_id_column) or key,
+            f"{shard}/{clip.audio or clip.key}",
+            tuple(row.texts(config.label_columns)),
+            tuple(row.texts([config.caption_column, TEXT])),
+            row.word(config.split_column),
+        )
+    except RowError as error:
+        raise RowError(f"bad member: {clip.json or clip.key}, {error}") from error

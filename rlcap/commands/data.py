@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
-from itertools import islice
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlcap.commands.parsing import Commands, add_actions, add_command, add_overrides
-from rlcap.commands.terminal import FAULT, aligned, complain, say
+from rlcap.commands.terminal import FAULT, aligned, complain, complain_of, say
 
 if TYPE_CHECKING:
     from rlcap.audio.inspection import Inspection
     from rlcap.audio.source import RecordedSource
     from rlcap.config.data import DataConfig
 
-_MAX_NAMED = 10
 _LONG = 1000
 _LOGGER = logging.getLogger(__name__)
 
@@ -56,6 +55,7 @@ def register(commands: Commands) -> None:
 
 def _run(arguments: argparse.Namespace) -> int:
     from rlcap.audio.inspection import inspect
+    from rlcap.audio.quarantine import QuarantineList
     from rlcap.audio.sources import open_source
     from rlcap.config.data import SourceKind
     from rlcap.config.load import load_config
@@ -66,14 +66,12 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     source = open_source(config)
     inspection = inspect(_thinned(source, arguments.limit), _log_progress)
+    everything = QuarantineList([*source.left_out.quarantined, *inspection.quarantine])
     if arguments.quarantine:
-        inspection.quarantine.save(arguments.quarantine)
-    say(_overview(inspection, len(source)))
+        everything.save(arguments.quarantine)
+    say(_overview(inspection, source))
     code = _say_splits(source, config, {bad.path for bad in inspection.quarantine})
-    for bad in islice(inspection.quarantine, _MAX_NAMED):
-        complain(f"{bad.path}: {bad.reason}")
-    if len(inspection.quarantine) > _MAX_NAMED:
-        complain(f"and {len(inspection.quarantine) - _MAX_NAMED} more; --quarantine FILE lists them all")
+    complain_of(everything)
     return code
 
 
@@ -94,7 +92,10 @@ def _log_progress(done: int, total: int) -> None:
         _LOGGER.info("%d of %d recordings decoded", done, total)
 
 
-def _overview(inspection: Inspection, num_clips: int) -> str:
+def _overview(inspection: Inspection, source: RecordedSource) -> str:
+    from rlcap.audio.quarantine import QuarantineList
+
+    num_clips, left_out = len(source), source.left_out
     decoded = f"{inspection.num_clips} of {num_clips}" if inspection.num_clips < num_clips else f"all {num_clips}"
     lines = [f"Decoded {decoded} recordings; {inspection.num_usable} can be used."]
     if inspection.num_usable:
@@ -103,8 +104,17 @@ def _overview(inspection: Inspection, num_clips: int) -> str:
         lines.append(f"They last {inspection.total_duration_s / 60:.1f} minutes, {span}; {rates}.")
     reasons = inspection.quarantine.counts_by_reason()
     if reasons:
-        lines.append("The others: " + ", ".join(f"{reason} ({count})" for reason, count in reasons.items()) + ".")
+        lines.append(f"The others: {_counted(reasons)}.")
+    if left_out.quarantined:
+        reasons = QuarantineList(left_out.quarantined).counts_by_reason()
+        lines.append(f"No recordings, but left out besides: {_counted(reasons)}.")
+    if left_out.passed_over:
+        lines.append(f"Passed over: {_counted(left_out.passed_over)}.")
     return "\n".join(lines) + "\n"
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{what} ({count})" for what, count in counts.items())
 
 
 def _say_splits(source: RecordedSource, config: DataConfig, bad_paths: set[str]) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlcap.commands.parsing import Commands, add_actions, add_command, add_overrides
 from rlcap.commands.stages import stage_runner
-from rlcap.commands.terminal import aligned, say
+from rlcap.commands.terminal import aligned, complain_of, say
 
 _DETAILS = """\
 Preference pairs: two captions of one clip, and the votes on them. The reward model is fitted on them."""
@@ -44,16 +44,20 @@ _IMPORT_DETAILS = """\
 Turn human preferences of another layout into the pairs that rlcap reads.
 
 reads, by the ending of FILE:
-  .csv, .jsonl, .parquet   a table with the columns clip_id, caption_a, caption_b and either
-                           votes (1 for A, -1 for B, 0 for neither; "1 -1 1" or a list) or
-                           preferred (a, b or tie; one row an annotator);
-                           source_a, source_b and category are kept where they are there;
-                           chosen and rejected may stand for caption_a and caption_b
-  .json                    the layout of FENSE (Zhou et al., 2022)
+  .csv, .tsv, .jsonl, .parquet   a table with the columns clip_id, caption_a, caption_b and either
+                                 votes (1 for A, -1 for B, 0 for neither; "1 -1 1" or a list) or
+                                 preferred (a, b or tie; one row an annotator);
+                                 source_a, source_b and category are kept where they are there;
+                                 chosen and rejected may stand for caption_a and caption_b,
+                                 as text or as the messages of TRL; or CSV of Label Studio
+  .json                          the layout of FENSE (Zhou et al., 2022), pairwise labels of
+                                 Label Studio (JSON, JSON-MIN), or a list of such rows
 
 writes:
-  OUT                      Parquet, one row a pair; A and B change places at random (seeded),
-                           since files tend to name the better caption first
+  OUT                            Parquet, one row a pair; A and B change places at random
+                                 (seeded), since files tend to name the better caption first
+  with --quarantine FILE         row and reason of what cannot be used, as CSV; the rest is
+                                 imported
 
 `rlcap reward fit` and `rlcap train` fit the reward model on it: reward.preferences=OUT"""
 
@@ -102,6 +106,7 @@ def register(commands: Commands) -> None:
     )
     importing.add_argument("file", type=Path, metavar="FILE", help="preferences to read")
     importing.add_argument("out", type=Path, metavar="OUT", help="Parquet file to write")
+    importing.add_argument("--quarantine", type=Path, metavar="FILE", help="CSV file for rows that cannot be used")
     stats = add_command(
         actions, "stats", _run_stats, summary="say what pairs hold", details=_STATS_DETAILS, more=_STATS_MORE
     )
@@ -109,23 +114,33 @@ def register(commands: Commands) -> None:
 
 
 def _run_import(arguments: argparse.Namespace) -> int:
+    from rlcap.audio.quarantine import QuarantineList
     from rlcap.errors import DataError
     from rlcap.preferences.importing import import_pairs
     from rlcap.preferences.pairs import randomise_order, write_pairs
 
     if arguments.out.exists():
         raise DataError(f"{arguments.out} is there already; give another name, or move it away")
-    pairs = randomise_order(import_pairs(arguments.file), seed=0)
-    write_pairs(pairs, arguments.out)
-    say(f"{arguments.out}: {len(pairs)} pairs of {len({pair.clip_id for pair in pairs})} clips")
+    found = import_pairs(arguments.file)
+    write_pairs(randomise_order(found.pairs, seed=0), arguments.out)
+    if arguments.quarantine:
+        QuarantineList(found.quarantined).save(arguments.quarantine)
+    say(f"{arguments.out}: {len(found.pairs)} pairs of {len({pair.clip_id for pair in found.pairs})} clips")
+    if found.passed_over:
+        say("Passed over: " + ", ".join(f"{what} ({count})" for what, count in found.passed_over.items()) + ".")
+    if found.quarantined:
+        say(f"Left out: {len(found.quarantined)} rows that cannot be used.")
+        complain_of(found.quarantined)
     return 0
 
 
 def _run_stats(arguments: argparse.Namespace) -> int:
     from rlcap.preferences.agreement import summarise_pairs
-    from rlcap.preferences.pairs import read_pairs
+    from rlcap.preferences.pairs import sift_pairs
 
-    pairs = read_pairs(arguments.file)
+    stored = sift_pairs(arguments.file)
+    pairs = stored.pairs
+    complain_of(stored.quarantined)
     if not pairs:
         say(f"{arguments.file} holds no pairs")
         return 0

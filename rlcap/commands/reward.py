@@ -145,7 +145,8 @@ def _run_score(arguments: argparse.Namespace) -> int:
     if not reasons:
         return 0
     audio, reason = reasons[0]
-    complain(f"{len(reasons)} of {len(listed.audio)} rows have no score, the first being {audio}: {reason}")
+    first = f"{audio}: {reason}" if audio else reason
+    complain(f"{len(reasons)} of {len(listed.audio)} rows have no score, the first being {first}")
     return FAULT
 
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from rlcap.types import Quarantined
+
+MAX_NAMED = 10
+"""Complaints about single files or rows."""
 FAULT, USAGE, LOST, INTERRUPTED = 1, 2, 75, 130
 """Exit codes: something failed, the command or its settings are wrong, a process was lost, the user stopped it.
 
@@ -21,6 +27,15 @@ def say(text: str) -> None:
 def complain(text: str) -> None:
     """Write what went wrong."""
     sys.stderr.write(f"rlcap: {text}\n")
+
+
+def complain_of(quarantined: Iterable[Quarantined]) -> None:
+    """Write the first of what cannot be used, each with its reason, and how many there are besides."""
+    listed = list(quarantined)
+    for bad in listed[:MAX_NAMED]:
+        complain(f"{bad.path}: {bad.reason}")
+    if len(listed) > MAX_NAMED:
+        complain(f"and {len(listed) - MAX_NAMED} more; --quarantine FILE lists them all")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -14,13 +14,14 @@ from pyarrow import csv
 
 from reward_server.scoring import SETTINGS_FILE, ClapReward
 from rlcap.audio.decoding import DecodeLimits, decode
-from rlcap.audio.files import path_below
-from rlcap.audio.tables import filled_texts, read_columns, texts
+from rlcap.audio.files import existing_below
 from rlcap.config.load import read_config
-from rlcap.errors import CheckpointError, ClipError, DataError
+from rlcap.errors import CheckpointError, ClipError, DataError, RowError
 from rlcap.pipeline.progress import progress_bar
 from rlcap.pipeline.reward_history import last_reward
 from rlcap.run_directory import RunDirectory
+from rlcap.tables.reading import read_rows
+from rlcap.tables.rows import Row
 from rlcap.types import Clip
 
 AUDIO_COLUMN, CAPTION_COLUMN = "audio", "caption"
@@ -37,6 +38,8 @@ class ListedCaptions:
     """Folder that the paths are relative to, resolved; they may not lead out of it."""
     audio: tuple[str, ...]
     captions: tuple[str, ...]
+    faults: tuple[str, ...]
+    """Why a row has no audio file or no caption; empty for one that has both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +83,38 @@ def open_reward(path: Path) -> OpenedReward:
 
 
 def read_captions(path: Path) -> ListedCaptions:
-    """Read a CSV, TSV, JSON lines or Parquet table with the columns audio and caption.
+    """Read a CSV, TSV, JSON lines or Parquet table with the columns audio and caption; a caption may be empty.
 
     Raises:
-        DataError: the table is missing, damaged or empty, lacks a column, or has a row without a path.
+        DataError: the table is missing, damaged or without rows, or lacks a column.
     """
-    table = read_columns(path, [AUDIO_COLUMN, CAPTION_COLUMN])
-    return ListedCaptions(
-        root=path.resolve().parent,
-        audio=tuple(filled_texts(path, table, AUDIO_COLUMN)),
-        captions=tuple(texts(table, CAPTION_COLUMN)),
-    )
+    rows = [_listed(row) for row in read_rows(path, [AUDIO_COLUMN, CAPTION_COLUMN])]
+    audio, captions, faults = zip(*rows, strict=True)
+    return ListedCaptions(path.resolve().parent, audio, captions, faults)
+
+
+def _listed(row: Row) -> tuple[str, str, str]:
+    """Audio file, caption, and why there are none: a row that cannot be used keeps its place."""
+    try:
+        row.check()
+        return row.text(AUDIO_COLUMN), row.blank_or_text(CAPTION_COLUMN), ""
+    except RowError as error:
+        return "", "", f"bad row: {row.where}, {error}"
 
 
 def read_clip(listed: ListedCaptions, audio: str, limits: DecodeLimits) -> Clip:
     """Decode one of the audio files. Raises ClipError where it cannot be used."""
-    return decode(path_below(listed.root, audio), audio, limits)
+    return decode(existing_below(listed.root, audio), audio, limits)
 
 
 def score_captions(listed: ListedCaptions, reward: OpenedReward) -> CaptionScores:
     """Score every row; each audio file is read once, and one that cannot be used leaves its rows without a score."""
     embedded, reason_of = _listen(listed, reward)
     number = {audio: place for place, audio in enumerate(embedded)}
-    heard = np.array([row for row, audio in enumerate(listed.audio) if audio in number], dtype=np.int64)
+    usable = zip(listed.audio, listed.faults, strict=True)
+    heard = np.array(
+        [row for row, (audio, fault) in enumerate(usable) if audio in number and not fault], dtype=np.int64
+    )
     scores = np.full(len(listed.audio), np.nan, dtype=np.float32)
     embeddings = np.stack([*embedded.values()]) if embedded else np.empty((0, 0), dtype=np.float32)
     for start in range(0, len(heard), BATCH_SIZE):
@@ -111,8 +123,8 @@ def score_captions(listed: ListedCaptions, reward: OpenedReward) -> CaptionScore
         scores[rows] = reward.model.score(embeddings, [listed.captions[row] for row in rows], clip_index)
     scores[~np.isfinite(scores)] = np.nan
     reasons = (
-        reason_of.get(audio, "the score is not finite" if missing else "")
-        for audio, missing in zip(listed.audio, np.isnan(scores), strict=True)
+        fault or reason_of.get(audio, "the score is not finite" if missing else "")
+        for audio, fault, missing in zip(listed.audio, listed.faults, np.isnan(scores), strict=True)
     )
     return CaptionScores(scores, tuple(reasons), reward.model.version)
 
@@ -121,7 +133,7 @@ def _listen(
     listed: ListedCaptions, reward: OpenedReward
 ) -> tuple[dict[str, Float32[np.ndarray, " dim"]], dict[str, str]]:
     """The embedding of each audio file, or why there is none."""
-    distinct = dict.fromkeys(listed.audio)
+    distinct = dict.fromkeys(audio for audio, fault in zip(listed.audio, listed.faults, strict=True) if not fault)
     embedded: dict[str, Float32[np.ndarray, " dim"]] = {}
     reason_of: dict[str, str] = {}
     with progress_bar(f"listen for {reward.model.version}", len(distinct)) as advance:

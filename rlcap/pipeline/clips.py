@@ -27,7 +27,7 @@ from rlcap.soundscapes.lexicon import Lexicon, canonical_label
 from rlcap.soundscapes.scene import Scene
 from rlcap.soundscapes.stream import SoundscapeSource
 from rlcap.soundscapes.world import LABELS, render
-from rlcap.types import Clip
+from rlcap.types import Clip, Quarantined
 
 CAPTIONS_PER_RECORDING = 4
 """Phrasings that are made from the labels of a recording without captions of its own."""
@@ -68,6 +68,8 @@ class SplitClips:
     """Hash of what these clips are."""
     how_to_label: str
     """What the user can set to give these clips labels."""
+    quarantined: tuple[Quarantined, ...] = ()
+    """Rows, members and files of the source, all splits together, that are no clips because they cannot be used."""
 
     def known_scenes(self) -> tuple[Scene, ...]:
         """What happens in each clip, for those who judge captions of the splits `preference` and `heldout`.
@@ -202,6 +204,7 @@ def _know_recordings(source: RecordedSource, config: DataConfig, split: Split) -
         lexicon=lexicon,
         key=_digest(json.dumps(facts)),
         how_to_label=_how_to_label(config),
+        quarantined=source.left_out.quarantined,
     )
 
 

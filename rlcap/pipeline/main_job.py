@@ -28,6 +28,7 @@ from rlcap.pipeline.stages import Stages
 from rlcap.pipeline.tuning import TuningJob, open_mirror, read_failures, tune
 from rlcap.report.build import build_report
 from rlcap.run_directory import RunDirectory, create_run_directory, reopen_run_directory
+from rlcap.tables.json_values import read_number
 
 TEXT_ONLY, OTHER_CLIPS = "text_only", "shuffled_audio"
 
@@ -149,12 +150,11 @@ class _MainJob:
 
     def _evaluate(self, captioners: dict[str, Path], reward: Path) -> None:
         config = self._config
-        comparison = compare(
-            captioners, self._stages.clips(Split.heldout), config.sampling, config.evaluation, seed=config.seed
-        )
+        clips = self._stages.clips(Split.heldout)
+        comparison = compare(captioners, clips, config.sampling, config.evaluation, seed=config.seed)
         write_heldout(comparison, self._run.heldout)
         quarantine = QuarantineList.load(self._run.quarantine)
-        quarantine.add([*self._stages.listener.quarantined, *comparison.quarantined])
+        quarantine.add([*clips.quarantined, *self._stages.listener.quarantined, *comparison.quarantined])
         quarantine.save(self._run.quarantine)
         self._summary = {
             "experiment": config.experiment,
@@ -188,8 +188,7 @@ def _pair_accuracy(reward: Path) -> float | None:
     metrics = reward / METRICS_FILE
     if not metrics.exists():
         return None
-    accuracy: float = json.loads(metrics.read_text())["heldout_accuracy"]
-    return accuracy
+    return read_number(metrics, "heldout_accuracy")
 
 
 def _num_failed(run: RunDirectory) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import torch
@@ -16,7 +19,7 @@ from rlcap.pipeline.clips import CHUNK, SplitClips
 from rlcap.pipeline.listening import HeardClips
 from rlcap.pipeline.progress import announce, progress_bar
 from rlcap.preferences.annotators import Annotators
-from rlcap.preferences.pairs import PreferencePair, read_pairs
+from rlcap.preferences.pairs import PreferencePair, sift_pairs
 
 SOURCE = "baseline"
 
@@ -54,22 +57,46 @@ def simulate_preferences(
 
 
 def read_given_pairs(path: Path, clips: SplitClips | None) -> list[PreferencePair]:
-    """Read the pairs of a file that are about these clips, and announce how many are about others; None: read all.
+    """Read the pairs of a file that are about these clips, and announce how many are left out; None: read all.
 
     Raises:
         DataError: the file is missing, damaged or empty, or none of its pairs is about these clips.
     """
-    given = read_pairs(path)
+    stored = sift_pairs(path)
+    given = stored.pairs
     if not given:
         raise DataError(f"{path} holds no preference pairs")
+    if stored.quarantined:
+        first = stored.quarantined[0]
+        announce(f"{len(stored.quarantined)} rows of {path} are left out, the first: {first.path}: {first.reason}")
     if clips is None:
         return given
+    given = _in_the_forms_of(clips.clip_ids, given)
     if {pair.clip_id for pair in given}.isdisjoint(clips.clip_ids):
         raise DataError(
             f"none of the {len(given)} preference pairs in {path} is about a clip of the split {clips.split.value}: "
             f"clip ids must be the same, and are such as {given[0].clip_id!r} there and {clips.clip_ids[0]!r} here"
         )
     return keep_pairs(given, clips.clip_ids, f"their clips are not in the split {clips.split.value}")
+
+
+def _in_the_forms_of(clip_ids: Sequence[str], pairs: list[PreferencePair]) -> list[PreferencePair]:
+    """Name clips as `clip_ids` does, where a pair has the other Unicode form of an id, and announce how many had."""
+    known = set(clip_ids)
+    forms = Counter(normalize("NFC", clip_id) for clip_id in known)
+    by_form = {normalize("NFC", clip_id): clip_id for clip_id in known}
+
+    def clip_id_of(pair: PreferencePair) -> str:
+        form = normalize("NFC", pair.clip_id)
+        return by_form[form] if pair.clip_id not in known and forms[form] == 1 else pair.clip_id
+
+    renamed = [replace(pair, clip_id=clip_id_of(pair)) for pair in pairs]
+    num_renamed = sum(new.clip_id != old.clip_id for new, old in zip(renamed, pairs, strict=True))
+    if num_renamed:
+        announce(
+            f"{num_renamed} preference pairs name their clips in another Unicode form, which is taken for the same"
+        )
+    return renamed
 
 
 def keep_pairs(pairs: Sequence[PreferencePair], clip_ids: Sequence[str], why_not: str) -> list[PreferencePair]:

@@ -77,12 +77,13 @@ def _score(listed: ListedCaptions, reward_a: OpenedReward, reward_b: OpenedRewar
     rows = np.flatnonzero(np.isfinite(one.scores) & np.isfinite(other.scores))
     if not len(rows):
         raise DataError(
-            f"none of the {len(listed.audio)} rows is scored by both models; the first, {listed.audio[0]}: "
-            f"{one.reasons[0] or other.reasons[0]}"
+            f"none of the {len(listed.audio)} rows is scored by both models; the first, "
+            f"{listed.audio[0] or 'without audio'}: {one.reasons[0] or other.reasons[0]}"
         )
     kept = replace(
         listed,
         audio=tuple(listed.audio[row] for row in rows),
         captions=tuple(listed.captions[row] for row in rows),
+        faults=("",) * len(rows),
     )
     return _ScoredByBoth(kept, one.scores[rows], other.scores[rows])

@@ -29,7 +29,7 @@ from rlcap.pipeline.clips import SplitClips, open_split
 from rlcap.pipeline.listening import Audio, Heard, Listener, join_features
 from rlcap.pipeline.matching_pairs import draw_matching_pairs
 from rlcap.pipeline.preference_pairs import keep_pairs, read_given_pairs, simulate_preferences
-from rlcap.pipeline.progress import progress_bar
+from rlcap.pipeline.progress import announce, progress_bar
 from rlcap.pipeline.reward_fitting import (
     FIT_FILE,
     FIT_PAGE,
@@ -62,7 +62,11 @@ class Stages:
     def clips(self, split: Split) -> SplitClips:
         """The clips of a split, with what is known of them."""
         if split not in self._clips:
-            self._clips[split] = open_split(self.config.data, split, self.cache)
+            clips = open_split(self.config.data, split, self.cache)
+            if clips.quarantined and not any(opened.quarantined for opened in self._clips.values()):
+                first, number = clips.quarantined[0], len(clips.quarantined)
+                announce(f"{number} rows or files of the data are left out, the first: {first.path}: {first.reason}")
+            self._clips[split] = clips
         return self._clips[split]
 
     def check_data(self) -> None:

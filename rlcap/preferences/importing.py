@@ -2,127 +2,118 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rlcap.errors import DataError
+from rlcap.preferences.fense import fense_rows, is_fense
+from rlcap.preferences.label_studio import flat_row, is_flat, is_task, task_rows
+from rlcap.preferences.pair_rows import read_pair
 from rlcap.preferences.pairs import PreferencePair
-
-_REQUIRED = ("clip_id", "caption_a", "caption_b")
-_PREFERRED = {"a": 1, "b": -1, "tie": 0, "1": 1, "-1": -1, "0": 0}
-_FENSE_PREFIXES = ("HC", "HI", "HM", "MM")
-
-Row = Mapping[str, Any]
+from rlcap.tables.json_values import json_line_rows, read_json
+from rlcap.tables.reading import READERS, read_rows
+from rlcap.tables.rows import Row, described, refuse_what_left_nothing, sift
+from rlcap.types import Quarantined
 
 
-def import_pairs(path: Path) -> list[PreferencePair]:
-    """Read pairs from a table (CSV, JSONL, Parquet) or from the JSON of FENSE (Zhou et al., 2022).
+@dataclass(frozen=True, slots=True)
+class ImportedPairs:
+    """The pairs of a file, and what of it is none."""
+
+    pairs: list[PreferencePair]
+    quarantined: list[Quarantined]
+    """Rows that cannot be used."""
+    passed_over: Counter[str] = field(default_factory=Counter)
+    """What says nothing, such as cancelled annotations."""
+
+
+def import_pairs(path: Path) -> ImportedPairs:
+    """Read pairs from a table (CSV, TSV, JSON lines, Parquet) or from JSON; rows that cannot be used are left out.
 
     A table has the columns clip_id, caption_a, caption_b, and either `votes` (1 for A, -1 for B, 0 for neither, in a
     list or parted by spaces) or `preferred` (a, b or tie), one row an annotator; rows of one pair become one pair.
-    A table with the columns chosen and rejected, and clip_id or audio, is read as well: chosen is caption A.
+    A table with the columns chosen and rejected, and clip_id or audio, is read as well: chosen is caption A, and both
+    may be lists of messages. JSON is that of FENSE, or a list of rows. Label Studio's pairwise labels are read from
+    JSON, JSON-MIN and CSV.
 
     Raises:
-        DataError: the file is missing, has an unknown ending, or holds a row that is no preference; names the row.
+        DataError: the file is missing or damaged, has an unknown ending, or none of its rows is a preference.
     """
-    readers: dict[str, Callable[[Path], list[PreferencePair]]] = {
-        ".json": _read_fense,
-        ".csv": lambda path: _from_rows(_read_csv(path), path),
-        ".jsonl": lambda path: _from_rows(_read_jsonl(path), path),
-        ".parquet": lambda path: _from_rows(pq.read_table(path).to_pylist(), path),
-    }
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"preferences come as {', '.join(readers)}; got {path}")
-    try:
-        pairs = reader(path)
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, pa.ArrowException) as error:
-        raise DataError(f"the preferences in {path} cannot be read: {error}") from error
-    if not pairs:
-        raise DataError(f"{path} holds no preferences")
-    return pairs
+    passed_over: Counter[str] = Counter()
+    rows = _rows(path, passed_over)
+    sifted = sift(rows.found, read_pair, path.name)
+    if not sifted.values:
+        refuse_what_left_nothing(str(path), sifted.quarantined)
+        counted = ", ".join(f"{what} ({count})" for what, count in (+passed_over).items())
+        raise DataError(f"{path} holds no preferences" + (f"; passed over: {counted}" if counted else ""))
+    pairs = _joined(sifted.values) if rows.are_votes else sifted.values
+    return ImportedPairs(pairs, sifted.quarantined, +passed_over)
 
 
-def _from_rows(rows: Iterable[Row], path: Path) -> list[PreferencePair]:
-    """Turn rows into pairs, and the rows of one pair into one."""
-    votes_by_pair: dict[tuple[str, ...], list[int]] = {}
-    for number, given in enumerate(rows, start=1):
-        row = _from_chosen(given) if "chosen" in given else given
-        missing = [name for name in _REQUIRED if not row.get(name)]
-        if missing:
-            raise DataError(
-                f"{path}, row {number}: {', '.join(missing)} must hold text; columns here: {', '.join(row)}"
-            )
-        key = tuple(str(row.get(name) or "") for name in (*_REQUIRED, "source_a", "source_b", "category"))
-        votes_by_pair.setdefault(key, []).extend(_votes(row, f"{path}, row {number}"))
-    return [
-        PreferencePair(clip_id, caption_a, caption_b, tuple(votes), source_a, source_b, category)
-        for (clip_id, caption_a, caption_b, source_a, source_b, category), votes in votes_by_pair.items()
-    ]
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The rows of a file, and whether several may be votes on one pair."""
+
+    found: Iterator[Row]
+    are_votes: bool = True
 
 
-def _from_chosen(row: Row) -> Row:
-    """Name the columns of a table of chosen and rejected captions as those of pairs; without votes, A has one."""
-    named = {**row, "clip_id": row.get("clip_id") or row.get("audio")}
-    named |= {"caption_a": row["chosen"], "caption_b": row.get("rejected")}
-    return named if row.get("votes") is not None else {**named, "votes": [1]}
+def _rows(path: Path, passed_over: Counter[str]) -> _Rows:
+    kinds = [".json", *READERS]
+    if path.suffix.lower() not in kinds:
+        raise DataError(f"preferences come as {', '.join(kinds)}; got {path}")
+    if path.suffix.lower() == ".json":
+        return _json_rows(path, passed_over)
+    return _Rows(_table_rows(read_rows(path, optional=None), passed_over))
 
 
-def _votes(row: Row, where: str) -> list[int]:
-    given = row.get("votes")
-    if given is None:
-        given = [_PREFERRED.get(str(row.get("preferred")).strip().lower())]
-    elif isinstance(given, str):
-        given = [_PREFERRED.get(vote) for vote in given.replace(",", " ").strip(" []").split()]
-    if not isinstance(given, list) or not given or any(vote not in (1, 0, -1) for vote in given):
+def _json_rows(path: Path, passed_over: Counter[str]) -> _Rows:
+    if _holds_lines(path):
+        return _Rows(_table_rows(json_line_rows(path, (), None), passed_over))
+    items = read_json(path)
+    if not isinstance(items, list):
         raise DataError(
-            f"{where}: give each vote as 1, -1 or 0 in `votes`, or as a, b or tie in `preferred`; "
-            f"got votes={row.get('votes')!r}, preferred={row.get('preferred')!r}"
+            f"{path} must hold a JSON list, of clips as FENSE has them, of tasks as Label Studio has them, or of rows; "
+            f"found {described(items)}"
         )
-    return given
+    if any(map(is_task, items)):
+        return _Rows(task_rows(items, passed_over))
+    if any(map(is_fense, items)):
+        return _Rows(fense_rows(items), are_votes=False)
+    return _Rows(_table_rows(map(_listed_row, range(1, len(items) + 1), items), passed_over))
 
 
-def _read_csv(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file)
+def _holds_lines(path: Path) -> bool:
+    """Whether a file ending in .json holds JSON lines, as Hugging Face's `to_json` writes them."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(2**20)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read as JSON: {error.strerror}") from error
+    first, _, others = start.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
+    return first.startswith(b"{") and first.rstrip().endswith(b"}") and others.lstrip().startswith(b"{")
 
 
-def _read_jsonl(path: Path) -> Iterator[Row]:
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        row = json.loads(line)
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number}: expected an object, got {type(row).__name__}")
-        yield row
+def _listed_row(number: int, item: object) -> Row:
+    where = f"row {number}"
+    if not isinstance(item, dict):
+        return Row(number, where, {}, f"expected a JSON object, found {described(item)}")
+    return Row(number, where, item)
 
 
-def _read_fense(path: Path) -> list[PreferencePair]:
-    """Read FENSE's list of clips: under HC, HI, HM, MM_1 ... [caption, caption, source, source, ..., votes]."""
-    clips = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(clips, list) or not all(isinstance(clip, dict) for clip in clips):
-        raise DataError(f"{path} must hold a JSON list of clips as FENSE has them; other layouts come as CSV or JSONL")
-    pairs = []
-    for number, clip in enumerate(clips, start=1):
-        clip_id = clip.get("audio_id") or clip.get("raw_name")
-        if not clip_id:
-            raise DataError(f"{path}, clip {number}: audio_id or raw_name must say which clip was judged, got neither")
-        for key, judged in clip.items():
-            category = key.split("_")[0]
-            if category not in _FENSE_PREFIXES or judged is None:
-                continue
-            try:
-                caption_a, caption_b, source_a, source_b, *_, votes = judged
-                pair = PreferencePair(
-                    str(clip_id), caption_a, caption_b, tuple(votes), str(source_a), str(source_b), category
-                )
-            except (TypeError, ValueError) as error:
-                raise DataError(f"{path}, clip {number}, {key}: {error}") from error
-            pairs.append(pair)
-    return pairs
+def _table_rows(rows: Iterable[Row], passed_over: Counter[str]) -> Iterator[Row]:
+    """Turn rows of Label Studio's JSON-MIN and CSV into those of pairs; others are as they are."""
+    for row in rows:
+        known = flat_row(row, passed_over) if is_flat(row) else row
+        if known is not None:
+            yield known
+
+
+def _joined(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """Make one pair of several that agree in everything but the votes."""
+    votes: dict[PreferencePair, list[int]] = {}
+    for pair in pairs:
+        votes.setdefault(replace(pair, votes=(0,)), []).extend(pair.votes)
+    return [replace(pair, votes=tuple(given)) for pair, given in votes.items()]

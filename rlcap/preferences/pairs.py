@@ -10,7 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rlcap.errors import DataError
+from rlcap.errors import DataError, RowError
+from rlcap.tables.parquet_rows import parquet_rows
+from rlcap.tables.rows import Row, refuse_what_left_nothing, shown, sift, whole_number
+from rlcap.types import Quarantined
 
 SCHEMA = pa.schema(
     [
@@ -70,23 +73,40 @@ def write_pairs(pairs: Iterable[PreferencePair], path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([asdict(pair) for pair in pairs], schema=SCHEMA), path)
 
 
+@dataclass(frozen=True, slots=True)
+class StoredPairs:
+    """The pairs of a file that `write_pairs` wrote, or somebody else in its layout."""
+
+    pairs: list[PreferencePair]
+    quarantined: list[Quarantined]
+    """Rows that cannot be used."""
+
+
+def sift_pairs(path: Path) -> StoredPairs:
+    """Read pairs as they are stored; rows that cannot be used are left out.
+
+    Raises:
+        DataError: the file is missing, damaged or lacks a column, or none of its rows can be used.
+    """
+    if path.is_dir() or not path.exists():
+        raise DataError(f"the preference pairs in {path} cannot be read: expected a Parquet file there")
+    try:
+        sifted = sift(parquet_rows(path, SCHEMA.names, ()), _stored_pair, path.name)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"the preference pairs in {path} cannot be read: {error}") from error
+    except DataError as error:
+        raise DataError(f"{error}; turn other layouts into preference pairs with `rlcap prefs import`") from error
+    if not sifted.values:
+        refuse_what_left_nothing(str(path), sifted.quarantined)
+    return StoredPairs(sifted.values, sifted.quarantined)
+
+
 def read_pairs(path: Path) -> list[PreferencePair]:
     """Read what `write_pairs` wrote. Raises DataError that names the missing column or the row at fault."""
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"the preference pairs in {path} cannot be read: {error}") from error
-    missing = [name for name in SCHEMA.names if name not in table.column_names]
-    if missing:
-        raise DataError(
-            f"{path} lacks the columns {', '.join(missing)} of preference pairs; "
-            "turn other layouts into this one with `rlcap prefs import`"
-        )
-    try:
-        rows = table.select(SCHEMA.names).cast(SCHEMA).to_pylist()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
-        raise DataError(f"{path} holds columns of other types than preference pairs have: {error}") from error
-    return [_from_row(row, number, path) for number, row in enumerate(rows, start=1)]
+    stored = sift_pairs(path)
+    for bad in stored.quarantined:
+        raise DataError(f"{bad.path}: {bad.reason}")
+    return stored.pairs
 
 
 def randomise_order(pairs: Sequence[PreferencePair], seed: int) -> list[PreferencePair]:
@@ -95,8 +115,18 @@ def randomise_order(pairs: Sequence[PreferencePair], seed: int) -> list[Preferen
     return [pair.swapped() if exchange else pair for pair, exchange in zip(pairs, exchanged, strict=True)]
 
 
-def _from_row(row: dict[str, object], number: int, path: Path) -> PreferencePair:
-    try:
-        return PreferencePair(**{**row, "votes": tuple(row["votes"])})  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{path}, row {number}: {error}") from error
+def _stored_pair(row: Row) -> PreferencePair:
+    """Read one row; a captioner may have said nothing, so captions may be empty. Raises RowError."""
+    votes = row.cells["votes"]
+    numbers = [whole_number(vote) for vote in votes] if isinstance(votes, list) else []
+    if not numbers or any(vote not in (1, 0, -1) for vote in numbers):
+        raise RowError(f"column 'votes': votes must be one or more of 1 (A), -1 (B) and 0 (tie), found {shown(votes)}")
+    return PreferencePair(
+        row.text("clip_id"),
+        row.blank_or_text("caption_a"),
+        row.blank_or_text("caption_b"),
+        tuple(vote for vote in numbers if vote is not None),
+        row.text_or_empty("source_a"),
+        row.text_or_empty("source_b"),
+        row.text_or_empty("category"),
+    )

@@ -44,12 +44,12 @@ def root(tmp_path: Path) -> Path:
         tmp_path / "train/0001.tar",
         {
             "cat.wav": tone(880),
-            "cat.json": {"id": 7, "tags": ["cat", "meow"], "text": "a cat", "part": "rl", "unused": "x" * 1000},
+            "cat.json": {"id": "7", "tags": ["cat", "meow"], "text": "a cat", "part": "rl", "unused": "x" * 1000},
             "cat.txt": "a cat meows\n",
         },
     )
     write_shard(
-        tmp_path / "train/0000.tar", {"dog.json": {"id": 5, "tags": "dog"}, "dog.wav": tone(440), "./rain.flac": b"?"}
+        tmp_path / "train/0000.tar", {"dog.json": {"id": "5", "tags": "dog"}, "dog.wav": tone(440), "./rain.flac": b"?"}
     )
     return tmp_path
 
@@ -148,10 +148,10 @@ def test_compressed_and_foreign_files_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"a.wav": b"x", "a.flac": b"x"}, "key 'a' has two audio members, a.wav and a.flac"),
-        ({"a.json": b"{"}, "member a.json is not JSON"),
-        ({"a.json": b"[]"}, "member a.json must be a JSON object"),
-        ({"a.txt": b"\xff"}, "member a.txt is not UTF-8"),
+        ({"a.wav": b"x", "a.flac": b"x", "a.json": {"tags": []}}, "key 'a' has two audio members, a.wav and a.flac"),
+        ({"a.json": b"{"}, "a.json is not JSON"),
+        ({"a.json": b"[]"}, "a.json must be a JSON object"),
+        ({"a.txt": b"\xff"}, "a.txt is not UTF-8"),
         ({"a.txt": b"x" * (2**20 + 1)}, "holds 1048577 bytes of text, the limit is 1048576"),
         ({"a.wav": b"x", "a.json": {"kind": 1}}, "has no column 'tags'; columns there: kind"),
         ({}, "holds no clips|has no column"),

@@ -38,7 +38,7 @@ def some_pairs() -> list[PreferencePair]:
 def test_captions_that_people_prefer_are_told_apart_without_audio(stages):
     if not VOTES.is_file():
         pytest.skip("the human judgements of AudioCaps captions are not here (../shared/data/human_preferences)")
-    result = stages(randomise_order(import_pairs(VOTES), seed=0)).reward(HeadKind.text_only)
+    result = stages(randomise_order(import_pairs(VOTES).pairs, seed=0)).reward(HeadKind.text_only)
     figures = describe_scored_pairs(ScoredPairs.load(result.path / HELDOUT_FILE))
     accuracy = {each.category: each.accuracy for each in (figures.overall, *figures.categories)}
     assert accuracy[""].low > 0.55

@@ -22,27 +22,27 @@ def test_every_kind_of_table_gives_the_same_pairs(tmp_path: Path):
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet")
     expected = [PreferencePair("a", "a dog barks", "a cat meows", (1, -1, 0), category="HM")]
     for name in ("t.jsonl", "t.csv", "t.parquet"):
-        assert import_pairs(tmp_path / name) == expected
+        assert import_pairs(tmp_path / name).pairs == expected
 
 
 def test_chosen_and_rejected_captions_are_a_vote_for_the_chosen_one(tmp_path: Path):
     (tmp_path / "t.csv").write_text("audio,chosen,rejected\na.wav,a dog barks,a cat meows\n", encoding="utf-8")
-    assert import_pairs(tmp_path / "t.csv") == [PreferencePair("a.wav", "a dog barks", "a cat meows", (1,))]
+    assert import_pairs(tmp_path / "t.csv").pairs == [PreferencePair("a.wav", "a dog barks", "a cat meows", (1,))]
     (tmp_path / "t.jsonl").write_text(json.dumps({"clip_id": "a", "chosen": "x", "rejected": "y", "votes": [1, 0]}))
-    assert import_pairs(tmp_path / "t.jsonl") == [PreferencePair("a", "x", "y", (1, 0))]
+    assert import_pairs(tmp_path / "t.jsonl").pairs == [PreferencePair("a", "x", "y", (1, 0))]
 
 
 def test_what_was_imported_can_be_written_and_read(tmp_path: Path):
     (tmp_path / "t.jsonl").write_text(json.dumps(ROW | {"preferred": "b"}), encoding="utf-8")
-    pairs = import_pairs(tmp_path / "t.jsonl")
+    pairs = import_pairs(tmp_path / "t.jsonl").pairs
     write_pairs(pairs, tmp_path / "pairs.parquet")
-    assert read_pairs(tmp_path / "pairs.parquet") == import_pairs(tmp_path / "pairs.parquet") == pairs
+    assert read_pairs(tmp_path / "pairs.parquet") == import_pairs(tmp_path / "pairs.parquet").pairs == pairs
 
 
 def test_rows_of_one_pair_are_votes_of_several_annotators(tmp_path: Path):
     rows = [ROW | {"preferred": word} for word in ("a", "B", "tie", 1)]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    (pair,) = import_pairs(tmp_path / "t.jsonl")
+    (pair,) = import_pairs(tmp_path / "t.jsonl").pairs
     assert pair.votes == (1, -1, 0, 1)
 
 
@@ -55,7 +55,7 @@ def test_the_layout_of_fense_is_read(tmp_path: Path):
         "references": ["x"],
     }
     (tmp_path / "f.json").write_text(json.dumps([clip]), encoding="utf-8")
-    assert import_pairs(tmp_path / "f.json") == [
+    assert import_pairs(tmp_path / "f.json").pairs == [
         PreferencePair("abc", "x", "y", (1, 1, 1, 0), "human", "human", "HC"),
         PreferencePair("abc", "p", "q", (-1, 1, 1, 1), "fc", "rl", "MM"),
     ]
@@ -65,7 +65,9 @@ def test_real_judgements_are_read_and_have_the_known_figures():
     path = Path("../shared/data/human_preferences/audiocaps_eval.json")
     if not path.is_file():
         pytest.skip("the human judgements of AudioCaps are not here")
-    pairs = import_pairs(path)
+    imported = import_pairs(path)
+    pairs = imported.pairs
+    assert not imported.quarantined
     assert {len(pair.clip_id) for pair in pairs} == {11}, "a video's id, as the clips of AudioCaps have it"
     found = summarise_pairs(pairs)
     assert (found.num_pairs, found.num_clips) == (1671, 394)
@@ -75,20 +77,32 @@ def test_real_judgements_are_read_and_have_the_known_figures():
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.txt", "", "preferences come as .json, .csv, .jsonl, .parquet"),
-        ("t.csv", "clip_id,caption_a\na,b\n", "row 1: caption_b must hold text; columns here: clip_id, caption_a"),
-        ("t.csv", "audio,chosen\na,b\n", "row 1: caption_b must hold text"),
-        ("t.jsonl", json.dumps(ROW), "row 1: give each vote as 1, -1 or 0"),
-        ("t.jsonl", json.dumps(ROW | {"votes": [2]}), r"got votes=\[2\]"),
-        ("t.jsonl", json.dumps(ROW | {"preferred": "c"}), "preferred='c'"),
-        ("t.jsonl", "[1]", "line 1: expected an object, got list"),
-        ("t.jsonl", "{", "cannot be read"),
-        ("t.csv", "clip_id,caption_a,caption_b\n", "holds no preferences"),
+        ("t.txt", "", "preferences come as .json, .csv, .tsv, .jsonl, .parquet"),
+        (
+            "t.csv",
+            "clip_id,caption_a\na,b\n",
+            r"row 1 \(line 2\): bad row: column 'caption_b': expected text, found nothing",
+        ),
+        ("t.csv", "audio,chosen\na,b\n", "column 'rejected': expected text, found nothing"),
+        ("t.jsonl", json.dumps(ROW), r"row 1 \(line 1\): bad row: give each vote as 1, -1 or 0"),
+        ("t.jsonl", json.dumps(ROW | {"votes": [2]}), "column 'votes': give each vote .* found 2"),
+        ("t.jsonl", json.dumps(ROW | {"preferred": "c"}), "column 'preferred': give each vote .* found 'c'"),
+        ("t.jsonl", "[1]", "expected a JSON object, found a list of 1"),
+        ("t.jsonl", "{", "it is not JSON"),
+        ("t.csv", "clip_id,caption_a,caption_b\n", "holds no rows"),
         ("t.parquet", "PAR", "cannot be read"),
-        ("f.json", "{}", "must hold a JSON list of clips"),
-        ("f.json", '[{"HC": ["x", "y", "s", "t", [1]]}]', "clip 1: audio_id or raw_name must say which clip"),
-        ("f.json", '[{"audio_id": "a", "HC": ["x", "y"]}]', "clip 1, HC: not enough values"),
-        ("f.json", '[{"audio_id": "a", "HC": ["x", "y", "s", "t", [7]]}]', "clip 1, HC: votes must be"),
+        ("f.json", "{}", "must hold a JSON list, of clips as FENSE has them"),
+        ("f.json", '[{"HC": ["x", "y", "s", "t", [1]]}]', "clip 1: bad row: audio_id or raw_name must say which clip"),
+        (
+            "f.json",
+            '[{"audio_id": "a", "HC": ["x", "y"]}]',
+            "clip 1, HC: bad row: expected caption, caption, source, source and votes, found a list of 2",
+        ),
+        (
+            "f.json",
+            '[{"audio_id": "a", "HC": ["x", "y", "s", "t", [7]]}]',
+            "clip 1, HC: bad row: column 'votes': give each vote",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_used_is_explained(name: str, text: str, message: str, tmp_path: Path):
@@ -98,7 +112,7 @@ def test_a_file_that_cannot_be_used_is_explained(name: str, text: str, message: 
 
 
 def test_a_missing_file_is_explained(tmp_path: Path):
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="there is no file"):
         import_pairs(tmp_path / "none.csv")
 
 
