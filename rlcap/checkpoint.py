@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ def write_checkpoint(root: Path, update: int, write: Callable[[Path], None]) -> 
             named like the checksums. Earlier checkpoints are as they were.
     """
     final = root / f"update-{update:06d}"
-    partial = root / f"{_PARTIAL}{final.name}"
+    partial = _aside(final)
     try:
         root.mkdir(parents=True, exist_ok=True)
         _remove_partials(root)
@@ -46,8 +47,9 @@ def write_checkpoint(root: Path, update: int, write: Callable[[Path], None]) -> 
         partial.rename(final)
         _sync(root)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors wrap what the system told them
-        shutil.rmtree(partial, ignore_errors=True)
         raise CheckpointError(f"the checkpoint of update {update} cannot be written: {in_one_line(error)}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return final
 
 
@@ -187,9 +189,13 @@ def _sync(path: Path) -> None:
 
 def _remove(path: Path) -> None:
     """Take a checkpoint out of sight before its files go, so that a kill leaves no half of it."""
-    partial = path.with_name(f"{_PARTIAL}{path.name}-removed")
+    partial = _aside(path)
     path.rename(partial)
     shutil.rmtree(partial)
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f"{_PARTIAL}{path.name}-{secrets.token_hex(8)}")
 
 
 def _remove_partials(root: Path) -> None:

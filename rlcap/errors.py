@@ -33,6 +33,10 @@ class RunError(RlcapError):
     """A run that is not going on, or refuses what it was asked for."""
 
 
+class LeaseLostError(RunError):
+    """Another process has taken over what this one was writing to: it writes no more."""
+
+
 class ActorLostError(RlcapError):
     """A Ray actor that died or stayed silent beyond its time limit."""
 

@@ -6,9 +6,8 @@ machine or on a shared file system.
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ REQUEST, ANSWER, ALIVE = ".request.json", ".answer.json", "alive"
 POLL_S = 0.1
 MAX_SILENCE_S = 30.0
 """A run that has given no sign of life for so long is taken to have ended."""
-
-_numbers = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +81,7 @@ def ask(folder: Path, action: str, arguments: Mapping[str, Any], timeout_s: floa
         RunError: the run is not going on, refuses, or does not answer in time.
     """
     _check_alive(folder)
-    name = f"{time.time_ns()}-{os.getpid()}-{next(_numbers)}"
+    name = f"{time.time_ns()}-{secrets.token_hex(8)}"
     answer = folder / f"{name}{ANSWER}"
     _write(folder / f"{name}{REQUEST}", {"action": action, "arguments": dict(arguments)})
     deadline = time.monotonic() + timeout_s

@@ -64,9 +64,11 @@ class MetricsWriter:
 
         Raises:
             ValueError: `update` is not above the last one.
+            LeaseLostError: another process has taken the run over.
         """
         if update <= self._last_update:
             raise ValueError(f"updates must increase: got {update} after {self._last_update}")
+        self._run.check_lease()
         row = {"update": update} | {name: float(value) for name, value in sorted(metrics.items())}
         self._pending.append(row)
         self._last_update = update
@@ -94,12 +96,18 @@ class MetricsWriter:
         self._trackers = [*_open_trackers(self._run, self._tracking, first_update=update + 1), *self._also]
 
     def close(self) -> None:
-        """Write everything out."""
-        with self._waiting_for_room():
-            self.flush()
-        self._close_trackers()
-        for tracker in self._also:
-            tracker.close()
+        """Write everything out.
+
+        Raises:
+            LeaseLostError: another process has taken the run over: its metrics are left as they are.
+        """
+        try:
+            with self._waiting_for_room():
+                self.flush()
+        finally:
+            self._close_trackers()
+            for tracker in self._also:
+                tracker.close()
 
     def _append_to_journal(self) -> None:
         text = "".join(json.dumps(row) + "\n" for row in self._pending[self._num_in_journal :]).encode()
@@ -139,6 +147,7 @@ class MetricsWriter:
         """Make `table` the content of `metrics.parquet`, and empty the journal; no row, no file."""
         if not table.num_rows and not self._run.metrics.exists() and not self._run.metrics_journal.exists():
             return
+        self._run.check_lease()
         names = ["update", *sorted(name for name in table.column_names if name != "update")]
         with whole_file(self._run.metrics) as fresh:
             pq.write_table(table.select(names), fresh)

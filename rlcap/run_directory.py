@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
 from rlcap.config.load import save_config
 from rlcap.config.run import RunConfig
 from rlcap.errors import ConfigError
+from rlcap.leases import LEASE_S, RUN_DRIVER, RUN_LEASE, RunLease, run_lease
+from rlcap.whole_file import name_aside, remove_partials
+
+log = logging.getLogger(__name__)
 
 RUNS = Path("runs")
 """Where runs go that were given no folder, relative to the working directory."""
@@ -21,6 +27,17 @@ class RunDirectory:
     """Paths of everything that a run reads and writes."""
 
     path: Path
+    lease: RunLease | None = field(default=None, compare=False, repr=False)
+    """Held by the process that drives the run; whoever only reads has none."""
+
+    def check_lease(self) -> None:
+        """Look, before writing, whether the run is still this process's, where it has been taken.
+
+        Raises:
+            LeaseLostError: another process has taken it over.
+        """
+        if self.lease is not None:
+            self.lease.check()
 
     @property
     def config(self) -> Path:
@@ -121,43 +138,69 @@ class RunDirectory:
     def has_begun(self) -> bool:
         """Whether PPO has left anything that a new start would spoil."""
         results = (self.metrics, self.metrics_journal, self.reward, self.heldout, self.summary)
-        folders = (*self.checkpoints.glob("*"), *self.captioners.glob("*"))
+        folders = (*self.checkpoints.glob("[!.]*"), *self.captioners.glob("[!.]*"))
         return any(path.exists() for path in results) or any(path != self.baseline for path in folders)
 
 
-def choose_run_directory(config: RunConfig) -> Path:
-    """Return `run_dir`, or a new name below `runs` where it is empty; create nothing."""
+def claim_run_directory(config: RunConfig) -> Path:
+    """Return `run_dir`, or a new folder below `runs` where it is empty, which nobody else is given.
+
+    Raises:
+        ConfigError: `run_dir` holds an earlier run, or files that are not of a run.
+    """
     if config.run_dir:
-        return Path(config.run_dir)
+        path = Path(config.run_dir)
+        _check_free(RunDirectory(path))
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    RUNS.mkdir(parents=True, exist_ok=True)
     stem = f"{config.experiment}-{datetime.now().strftime('%Y%m%d-%H%M%S')}"
     path, count = RUNS / stem, 2
-    while path.exists():
-        path, count = RUNS / f"{stem}-{count}", count + 1
-    return path
+    while True:
+        try:
+            path.mkdir()
+        except FileExistsError:
+            path, count = RUNS / f"{stem}-{count}", count + 1
+        else:
+            return path
 
 
-def create_run_directory(config: RunConfig) -> RunDirectory:
-    """Create the folder of a new run, write its settings, and point `latest` beside it at it.
+@contextmanager
+def drive_run(config: RunConfig) -> Iterator[RunDirectory]:
+    """Open the folder of a run, new or resumed, which no other process writes into until the block ends.
+
+    `config.run_dir` is filled in.
+
+    Raises:
+        ConfigError: the folder holds an earlier run that is not resumed, or files that are not of a run.
+        RunError: another process drives the run, or the folder cannot be written.
+    """
+    config.run_dir = config.run_dir if config.resume else str(claim_run_directory(config))
+    with run_lease(Path(config.run_dir)) as lease:
+        run = reopen_run_directory(config, lease) if config.resume else create_run_directory(config, lease)
+        _remove_leftovers(run)
+        yield run
+
+
+def create_run_directory(config: RunConfig, lease: RunLease | None = None) -> RunDirectory:
+    """Write the settings of a new run into its folder, and point `latest` beside it at it.
 
     The folder of a run that ended before its first update is used again.
 
     Raises:
         ConfigError: the folder holds an earlier run, or files that are not of a run.
     """
-    run = RunDirectory(choose_run_directory(config))
-    path = run.path
-    if path.exists():
-        _check_free(run)
-        _clear(run)
-    path.mkdir(parents=True, exist_ok=True)
+    run = RunDirectory(Path(config.run_dir) if lease else claim_run_directory(config), lease)
+    _check_free(run)
+    _clear(run)
     save_config(config, run.config)
-    _point_latest_at(path)
+    _point_latest_at(run.path)
     return run
 
 
-def reopen_run_directory(config: RunConfig) -> RunDirectory:
+def reopen_run_directory(config: RunConfig, lease: RunLease | None = None) -> RunDirectory:
     """Write the settings that a run goes on with into its folder: the next resume and the report read them there."""
-    run = RunDirectory(Path(config.run_dir))
+    run = RunDirectory(Path(config.run_dir), lease)
     save_config(replace(config, resume=False), run.config)
     return run
 
@@ -182,13 +225,15 @@ def find_run_directory(run_dir: str | Path = "") -> RunDirectory:
 def _check_free(run: RunDirectory) -> None:
     """Refuse a folder that is in use."""
     path = run.path
+    if not path.exists():
+        return
     if not path.is_dir():
         raise ConfigError(f"run_dir must be a folder, but {path} is a file")
     if run.config.is_file() and not run.has_begun:
         return
     if run.config.is_file():
         raise ConfigError(f"{path} holds an earlier run: add resume=true to continue it, or give another run_dir")
-    found = sorted(entry.name for entry in path.iterdir())
+    found = sorted(entry.name for entry in path.iterdir() if entry.name not in (RUN_LEASE, RUN_DRIVER))
     if found:
         raise ConfigError(f"{path} holds files that are not of a run, such as {found[0]}: give an empty run_dir")
 
@@ -201,12 +246,21 @@ def _clear(run: RunDirectory) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _remove_leftovers(run: RunDirectory) -> None:
+    """Remove what a driver left half written that was killed; what others are writing now is newer than our lease."""
+    begun_at = (run.path / RUN_LEASE).stat().st_mtime - LEASE_S
+    for folder in (run.path, run.captioners, run.ledger, run.reward_models):
+        remove_partials(folder, older_than=begun_at)
+
+
 def _point_latest_at(path: Path) -> None:
     """Swap the symlink in one step, so that a reader always finds a run behind it."""
     latest = path.parent / "latest"
     if latest.exists() and not latest.is_symlink():
         return  # someone's own folder of that name
-    fresh = path.parent / f".latest-{os.getpid()}"
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(path.name, target_is_directory=True)
-    fresh.replace(latest)
+    fresh = name_aside(latest)
+    try:
+        fresh.symlink_to(path.name, target_is_directory=True)
+        fresh.replace(latest)
+    except OSError as error:  # some file systems know no links
+        log.warning("%s cannot point at this run: name it by run_dir=%s (%s)", latest, path, error)

@@ -25,7 +25,7 @@ from rlcap.checkpoint import newest_update
 from rlcap.commands.terminal import LOST, complain
 from rlcap.config.run import RunConfig
 from rlcap.restarts import Restarts
-from rlcap.run_directory import RunDirectory
+from rlcap.run_directory import RunDirectory, claim_run_directory
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +38,19 @@ _JOB = "from rlcap.commands.main import main; main()"
 def supervise(config: RunConfig, overrides: Sequence[str]) -> int:
     """Run a job, and again from its last checkpoint whenever it was killed or lost a process; return its exit code.
 
-    `config` is what the overrides come to, `run_dir` included: the job reads them once more, in its own process.
+    `config` is what the overrides come to: the job reads them once more, in its own process. A folder that is not
+    given is chosen here, since every start of the job goes on in it.
+
+    Raises:
+        ConfigError: `run_dir` holds an earlier run, or files that are not of a run.
     """
-    return _Supervisor(config, overrides).run()
+    if not config.resume:
+        config.run_dir = str(claim_run_directory(config))
+    try:
+        return _Supervisor(config, overrides).run()
+    finally:
+        if not any(Path(config.run_dir).iterdir()):  # the job ended before its run began
+            Path(config.run_dir).rmdir()
 
 
 class _Supervisor:

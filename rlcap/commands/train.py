@@ -126,13 +126,13 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         run = main_job.run(config)
     except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt(_where_to_continue(Path(config.run_dir))) from interrupt
+        raise KeyboardInterrupt(_where_to_continue(config.run_dir)) from interrupt
     say(f"Done. The report is {run / 'report.html'}")
     return 0
 
 
 def settle_config(overrides: Sequence[str]) -> RunConfig:
-    """Load the settings of a run, with `run_dir` filled in and absolute paths; a resumed run's come from its folder.
+    """Load the settings of a run, with absolute paths; a resumed run's come from its folder, which `run_dir` is.
 
     Raises:
         ConfigError: the settings have faults, or a resumed run cannot take them over.
@@ -140,12 +140,11 @@ def settle_config(overrides: Sequence[str]) -> RunConfig:
     from rlcap.config.load import load_config, read_config
     from rlcap.config.paths import make_absolute
     from rlcap.config.resume import refuse_changes
-    from rlcap.run_directory import choose_run_directory, find_run_directory
+    from rlcap.run_directory import find_run_directory
 
     wanted = load_config([text for text in overrides if text.partition("=")[0] in ("resume", "run_dir")])
     if not wanted.resume:
         config = load_config(overrides)
-        config.run_dir = str(choose_run_directory(config))
         make_absolute(config)
         return config
     run = find_run_directory(wanted.run_dir)
@@ -157,14 +156,14 @@ def settle_config(overrides: Sequence[str]) -> RunConfig:
     return config
 
 
-def _where_to_continue(run_dir: Path) -> str:
+def _where_to_continue(run_dir: str) -> str:
     from rlcap.checkpoint import latest_good
     from rlcap.run_directory import RunDirectory
 
-    if not run_dir.exists():
+    if not (run_dir and Path(run_dir).exists()):
         return "stopped before the run began; finished stages are kept: give the same command again"
     again = f"rlcap train resume=true run_dir={run_dir}"
-    checkpoint = latest_good(RunDirectory(run_dir).checkpoints)
+    checkpoint = latest_good(RunDirectory(Path(run_dir)).checkpoints)
     if checkpoint is None:
         return f"stopped before the first checkpoint; finished stages are kept: continue with `{again}`"
     return f"stopped; the last checkpoint is {checkpoint}: continue with `{again}`"

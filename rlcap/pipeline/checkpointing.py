@@ -31,6 +31,7 @@ class Checkpointer:
     def __init__(
         self, run: RunDirectory, training: TrainingConfig, mirror: CheckpointMirror | None, newest: int
     ) -> None:
+        self._run = run
         self._root = run.checkpoints
         self._training = training
         self._mirror = mirror
@@ -116,6 +117,7 @@ class Checkpointer:
             CheckpointError: the copies elsewhere cannot be reached.
         """
         self.settle()
+        self._run.check_lease()
         rejected = set_aside(self._root, from_update)
         if self._mirror is not None:
             self._mirror.set_aside(from_update)
@@ -140,11 +142,13 @@ class Checkpointer:
     def _write(self, update: int, write: Callable[[Path], None], score: float | None) -> float:
         """Write, copy and prune; returns the seconds that it took."""
         started = time.monotonic()
+        self._run.check_lease()
 
         def write_all(folder: Path) -> None:
             write(folder)
             if score is not None:
                 (folder / SCORE).write_text(json.dumps(score), encoding="utf-8")
+            self._run.check_lease()  # writing may have taken long
 
         checkpoint = write_checkpoint(self._root, update, write_all)
         self._newest = update

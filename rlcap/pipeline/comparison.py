@@ -23,6 +23,7 @@ from rlcap.pipeline.clips import CHUNK, SplitClips
 from rlcap.pipeline.listening import HeardClips, hear, join_features
 from rlcap.soundscapes.scene import Scene
 from rlcap.types import Quarantined
+from rlcap.whole_file import whole_file
 
 BASELINE, TUNED, SUPERVISED = "baseline", "tuned", "supervised"
 
@@ -71,7 +72,8 @@ def compare(
 
 def write_heldout(comparison: Comparison, path: Path) -> None:
     """Write the held-out clips with their captions, verdicts and audio as Parquet."""
-    pq.write_table(pa.Table.from_pylist(list(comparison.rows)), path)
+    with whole_file(path) as fresh:
+        pq.write_table(pa.Table.from_pylist(list(comparison.rows)), fresh)
 
 
 @torch.inference_mode()

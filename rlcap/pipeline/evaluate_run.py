@@ -9,11 +9,14 @@ from pathlib import Path
 
 from rlcap.config.data import SourceKind, Split
 from rlcap.config.load import read_config
+from rlcap.config.run import RunConfig
 from rlcap.errors import DataError
+from rlcap.leases import run_lease
 from rlcap.pipeline.clips import open_split
 from rlcap.pipeline.comparison import compare
 from rlcap.pipeline.stage_cache import StageCache
 from rlcap.run_directory import RunDirectory
+from rlcap.whole_file import whole_file
 
 
 def evaluate(run_path: Path, overrides: Sequence[str]) -> Path:
@@ -23,23 +26,30 @@ def evaluate(run_path: Path, overrides: Sequence[str]) -> Path:
 
     Raises:
         DataError: the run is not finished, or the clips cannot be used.
+        RunError: another process drives the run.
     """
-    start = time.monotonic()
     run = RunDirectory(run_path)
     if not run.summary.exists():
         raise DataError(f"{run_path} has no summary.json: finish it with `rlcap train resume=true run_dir={run_path}`")
     config = read_config(run.config, overrides)
-    captioners = {path.name: path for path in sorted(run.captioners.iterdir())}
+    with run_lease(run_path):
+        found = _evaluate(run, config)
+        path = run_path / "eval.json"
+        with whole_file(path) as fresh:
+            fresh.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def _evaluate(run: RunDirectory, config: RunConfig) -> dict[str, object]:
+    start = time.monotonic()
+    captioners = {path.name: path for path in sorted(run.captioners.glob("[!.]*"))}
     clips = open_split(config.data, Split.heldout, StageCache(Path(config.cache_dir)))
     comparison = compare(captioners, clips, config.sampling, config.evaluation, seed=config.seed)
-    summary = json.loads(run.summary.read_text())
-    found = {
+    summary = json.loads(run.summary.read_text(encoding="utf-8"))
+    return {
         **summary,
         **comparison.figures,
         "synthetic": config.data.kind is SourceKind.soundscapes,
         "quarantined": len(comparison.quarantined),
         "wall_s": {"evaluation": time.monotonic() - start},
     }
-    path = run_path / "eval.json"
-    path.write_text(json.dumps(found, indent=2) + "\n")
-    return path

@@ -29,6 +29,7 @@ from rlcap.pipeline.reward_history import RewardEntry, RewardHistory
 from rlcap.protocols import AudioSource
 from rlcap.run_directory import RunDirectory
 from rlcap.types import Clip, RewardRequest, ScoredRollouts
+from rlcap.whole_file import whole_folder
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class LiveReward:
         self._algorithm.drop_changes()
         for executor in (self._actions, self._watcher):
             executor.shutdown(cancel_futures=True)
+        self._run.check_lease()  # the mailbox may be another driver's by now
         self._mailbox.close()
 
     def note_update(self, update: int, batch: CollectedBatch) -> dict[str, float]:
@@ -156,9 +158,9 @@ class LiveReward:
             return {**asdict(report), "shadow": True}
         kept = self._run.reward_models / candidate.version
         if not kept.exists():
-            aside = kept.with_name(f".{kept.name}.partial")
-            candidate.save(aside)
-            aside.rename(kept)
+            self._run.check_lease()
+            with whole_folder(kept) as aside:
+                candidate.save(aside)
         self._paths[candidate.version] = str(kept.relative_to(self._run.path))
         self._server.commit()
         return {**asdict(report), **self._publish()}

@@ -27,8 +27,9 @@ from rlcap.pipeline.reward_fitting import METRICS_FILE
 from rlcap.pipeline.stages import Stages
 from rlcap.pipeline.tuning import TuningJob, open_mirror, read_failures, tune
 from rlcap.report.build import build_report
-from rlcap.run_directory import RunDirectory, create_run_directory, reopen_run_directory
+from rlcap.run_directory import RunDirectory, drive_run
 from rlcap.tables.json_values import read_number
+from rlcap.whole_file import whole_file, whole_folder
 
 TEXT_ONLY, OTHER_CLIPS = "text_only", "shuffled_audio"
 
@@ -38,16 +39,19 @@ def run(config: RunConfig) -> Path:
 
     Raises:
         DataError: a stage cannot use the data; where that shows beforehand, no run directory is made.
-        ConfigError: `training.checkpoint_dir` holds checkpoints of another run, or is no place for any.
+        ConfigError: `training.checkpoint_dir` holds checkpoints of another run, or is no place for any; or `run_dir`
+            holds an earlier run.
+        RunError: another process drives the run.
     """
     _check_mirror(config)
     stages = Stages(config)
     stages.check_data()
-    run_directory = reopen_run_directory(config) if config.resume else create_run_directory(config)
-    announce(f"run directory: {run_directory.path}")
-    job = _MainJob(config, run_directory, stages)
-    job.run()
-    report = build_report(run_directory.path)
+    with drive_run(config) as run_directory:
+        announce(f"run directory: {run_directory.path}")
+        job = _MainJob(config, run_directory, stages)
+        job.run()
+        run_directory.check_lease()
+        report = build_report(run_directory.path)
     job.print_table()
     announce(f"report: {report}")
     return run_directory.path
@@ -100,10 +104,9 @@ class _MainJob:
         """The run's own copy of the baseline: one that is resumed goes on with it, whatever became of the cache."""
         kept = self._run.baseline
         if not kept.exists():
-            aside = self._run.path / ".baseline.partial"
-            shutil.copytree(self._stages.baseline.path, aside, dirs_exist_ok=True)
-            kept.parent.mkdir(exist_ok=True)
-            aside.rename(kept)
+            with whole_folder(kept) as aside:
+                shutil.copytree(self._stages.baseline.path, aside, dirs_exist_ok=True)
+                self._run.check_lease()
         return kept
 
     def _reward(self) -> Path:
@@ -141,6 +144,7 @@ class _MainJob:
 
     def _keep(self, captioners: dict[str, Path], reward: Path) -> dict[str, Path]:
         """Copy all models into the run directory, which then needs no cache any more."""
+        self._run.check_lease()
         kept = {name: self._run.captioners / name for name in captioners}
         for name, path in captioners.items():
             if path != kept[name]:
@@ -152,6 +156,7 @@ class _MainJob:
         config = self._config
         clips = self._stages.clips(Split.heldout)
         comparison = compare(captioners, clips, config.sampling, config.evaluation, seed=config.seed)
+        self._run.check_lease()
         write_heldout(comparison, self._run.heldout)
         quarantine = QuarantineList.load(self._run.quarantine)
         quarantine.add([*clips.quarantined, *self._stages.listener.quarantined, *comparison.quarantined])
@@ -172,7 +177,8 @@ class _MainJob:
     def _write_summary(self) -> None:
         stages = {name: result.wall_s for name, result in self._stages.results.items()}
         self._summary["wall_s"] = {**stages, **self._wall_s}
-        self._run.summary.write_text(json.dumps(self._summary, indent=2) + "\n")
+        with whole_file(self._run.summary) as fresh:
+            fresh.write_text(json.dumps(self._summary, indent=2) + "\n", encoding="utf-8")
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

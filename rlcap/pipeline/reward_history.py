@@ -53,6 +53,7 @@ class RewardHistory:
         return sum(entry.from_update <= update for entry in self._entries) - 1
 
     def _save(self) -> None:
+        self._run.check_lease()
         text = json.dumps([asdict(entry) for entry in self._entries], indent=2) + "\n"
         with whole_file(self._run.reward_history) as fresh:
             fresh.write_text(text, encoding="utf-8")

@@ -43,6 +43,7 @@ class LedgerWriter:
     """Notes updates, and writes them with each checkpoint."""
 
     def __init__(self, run: RunDirectory, num_clips: int, num_updates_done: int) -> None:
+        self._run = run
         self._folder = run.ledger
         self._num_clips = num_clips
         self._rows: list[dict[str, object]] = []
@@ -60,6 +61,7 @@ class LedgerWriter:
         """Write what was noted since the last time, in one step."""
         if not self._rows:
             return
+        self._run.check_lease()
         self._folder.mkdir(exist_ok=True)
         with whole_file(self._folder / f"update-{update:06d}.parquet") as fresh:
             pq.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA), fresh)

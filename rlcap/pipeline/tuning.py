@@ -236,6 +236,7 @@ class _Loop:
 
     def _snapshot(self) -> Callable[[Path], None]:
         """Bring the other files of the run up to date, then hold the algorithm in memory."""
+        self._run.check_lease()
         try:
             self._metrics.flush()
             self._ledger.save(self._algorithm.num_updates_done)

@@ -1,8 +1,13 @@
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from enum import Enum
 
 import pytest
 
+from rlcap import leases
 from rlcap.pipeline import stage_cache
 from rlcap.pipeline.stage_cache import StageCache, source_fingerprint
 
@@ -49,7 +54,7 @@ def test_a_stage_is_built_once(tmp_path):
 def test_nothing_is_to_be_seen_before_a_stage_is_complete(tmp_path):
     def build(path):
         write_one(path)
-        assert not [folder for folder in tmp_path.iterdir() if folder != path]
+        assert not [folder for folder in tmp_path.iterdir() if folder != path and folder.is_dir()]
         assert path.name.startswith("clap-")
         assert ".unfinished" in path.name
 
@@ -143,3 +148,94 @@ def test_the_source_of_every_package_of_ours_counts(monkeypatch):
     stage_cache._own_source.__wrapped__()
     assert [folder.name for folder in hashed] == ["rlcap", "actors", "learner", "reward_server"]
     assert all((folder / "__init__.py").is_file() for folder in hashed)
+
+
+BUILDER = """
+import os, pathlib, sys, time
+from rlcap import leases
+from rlcap.pipeline import stage_cache
+leases.LEASE_S, leases.HEARTBEAT_S = 3.0, 0.3
+stage_cache._own_source = lambda: "the same"
+def build(path):
+    print("builds", flush=True)
+    for number in range(20):
+        (path / f"{number}.bin").write_bytes(b"x" * 1000)
+        time.sleep(float(sys.argv[2]) / 20)
+result = stage_cache.StageCache(pathlib.Path(sys.argv[1])).get("clap", {}, build)
+assert len(list(result.path.glob("*.bin"))) == 20
+print("cached" if result.cached else "made", flush=True)
+"""
+
+
+@pytest.fixture
+def start_builder(tmp_path):
+    """Return a function that starts a process which wants a stage that takes some seconds to make."""
+    builders = []
+
+    def start(seconds=0.5):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", BUILDER, str(tmp_path), str(seconds)]
+        builders.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+        return builders[-1]
+
+    yield start
+    for builder in builders:
+        builder.kill()
+        builder.communicate()
+
+
+def names_in(folder):
+    return sorted(path.name.partition("-")[0] for path in folder.iterdir())
+
+
+def test_of_several_that_want_a_stage_at_one_time_one_makes_it_and_the_others_use_it(start_builder, tmp_path):
+    said = sorted(builder.communicate(timeout=60)[0] for builder in [start_builder() for _ in range(3)])
+    assert said == ["builds\nmade\n", "cached\n", "cached\n"]
+    assert names_in(tmp_path) == ["clap"], "no leftovers"
+
+
+def test_a_stage_whose_maker_was_killed_is_made_by_whoever_waits_for_it_and_nothing_is_left(start_builder, tmp_path):
+    killed = start_builder(30)
+    assert killed.stdout.readline() == "builds\n"
+    waiting = start_builder()
+    killed.kill()
+    assert waiting.communicate(timeout=60)[0] == "builds\nmade\n"
+    assert names_in(tmp_path) == ["clap"]
+
+
+def test_a_maker_that_was_stopped_for_long_uses_what_another_made_meanwhile(start_builder, tmp_path):
+    stopped = start_builder(1)
+    assert stopped.stdout.readline() == "builds\n"
+    stopped.send_signal(signal.SIGSTOP)
+    assert start_builder().communicate(timeout=60)[0] == "builds\nmade\n"
+    stopped.send_signal(signal.SIGCONT)
+    assert stopped.communicate(timeout=60)[0] == "cached\n"
+    assert names_in(tmp_path) == ["clap"]
+
+
+def test_a_stage_may_be_made_within_another_one(tmp_path):
+    cache = StageCache(tmp_path)
+
+    def build(path):
+        cache.get("clips", {}, write_one)
+        write_one(path)
+
+    assert not cache.get("clap", {}, build).cached
+    assert names_in(tmp_path) == ["clap", "clips"]
+
+
+def test_what_the_dead_left_of_other_stages_is_cleared_away_and_what_the_living_make_is_not(
+    start_builder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(leases, "LEASE_S", 3.0)
+    monkeypatch.setattr(leases, "HEARTBEAT_S", 0.3)
+    start_builder(30).stdout.readline()
+    for name in ("sft-0a.unfinished-17", "reward-0b.unfinished-18"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half.bin").touch()
+    (tmp_path / ".reward-0b.lease").write_text(
+        "filelock/2\npid=18\nhost=far-away\nmode=lease\ntoken=0\nduration=60.0\n"
+    )
+    os.utime(tmp_path / ".reward-0b.lease", (0, 0))
+    StageCache(tmp_path).get("other", {}, write_one)
+    assert [name for name in names_in(tmp_path) if not name.startswith(".")] == ["clap", "other"]
