@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 
 import torch
@@ -17,6 +17,7 @@ from rlcap.captioners.captioner import Captioner, PolicyOutput
 from rlcap.captioners.learning_linears import learning_linears
 from rlcap.config.algorithm import PPOConfig
 from rlcap.config.precision import Precision
+from rlcap.threads import deterministic_algorithms
 
 OF_CLIPS = ("frames", "frame_mask")
 """What captions hold a clip; all else they hold a rollout."""
@@ -34,7 +35,7 @@ class PolicyPass:
 
     def forward(self, captions: Captions) -> PolicyOutput:
         """Score captions under the current weights; each clip is encoded once."""
-        with self._linears():
+        with self._computing():
             return self._score(captions)
 
     def _score(self, captions: Captions) -> PolicyOutput:
@@ -60,7 +61,7 @@ class PolicyPass:
         for rows, captions in _in_pieces(minibatch.captions, self._config.microbatch_size):
             targets = minibatch.targets.rows(rows, captions.tokens.shape[1])
             piece = Experience(captions, targets).to(self.device)
-            with self._linears():  # the backward pass too
+            with self._computing():  # the backward pass too
                 objective = ppo_objective(self._score(piece.captions), piece, settings, num_units=num_units)
                 torch.autograd.backward(objective.loss)
             averages += objective.averages
@@ -88,8 +89,11 @@ class PolicyPass:
         self._collective.sum_in_place(computed)
         return torch.where(recompute[:, None], computed.cpu(), batch.log_probs)
 
-    def _linears(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._in_bfloat16 else learning_linears(self._captioner)
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        linears = nullcontext() if self._in_bfloat16 else learning_linears(self._captioner)
+        with deterministic_algorithms(self.device), linears:
+            yield
 
     def my_share(self, clips: Int64[Tensor, " clip"]) -> Int64[Tensor, " clip"]:
         """Return the clips of a minibatch that fall to this learner."""

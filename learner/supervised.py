@@ -15,6 +15,7 @@ from rlcap.audio.augmentation import augment_frames
 from rlcap.captioners.captioner import Captioner, Encoding
 from rlcap.captioners.master_weights import hold_masters
 from rlcap.config.captioner import SftConfig
+from rlcap.threads import deterministic_algorithms
 from rlcap.types import PolicyFeatures
 
 WARMUP_SHARE = 0.1
@@ -103,12 +104,13 @@ def _train(
     on_epoch: Callable[[int, float], None],
 ) -> float:
     """Run epochs of AdamW over shuffled batches, on master weights in float32; return the mean loss of the last."""
-    hold_masters(captioner, next(captioner.parameters()).device)
+    device = next(captioner.parameters()).device
+    hold_masters(captioner, device)
     optimizer = torch.optim.AdamW(captioner.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay)
     num_steps = math.ceil(plan.num_items / plan.batch_size) * plan.num_epochs
     schedule = LambdaLR(optimizer, _warmup_then_cosine(num_steps))
     loss_of_epoch = math.nan
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), deterministic_algorithms(device):
         torch.manual_seed(seed)  # dropout draws from the global generator
         captioner.train()
         for epoch in range(plan.num_epochs):

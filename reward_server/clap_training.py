@@ -15,6 +15,7 @@ from reward_server.small_clap import SmallClap
 from rlcap.audio.augmentation import augment_frames
 from rlcap.audio.features import LogMelConfig
 from rlcap.config.reward import ClapConfig
+from rlcap.threads import deterministic_algorithms
 from rlcap.types import PolicyFeatures
 
 MAX_LOGIT_SCALE = 100.0
@@ -71,7 +72,8 @@ def train_clap(
         raise ValueError(f"at least 3 captioned clips are needed to train and validate a CLAP, got {num_clips}")
     validation, training = np.sort(order[:num_validation]), np.sort(order[num_validation:])
     clap = SmallClap.for_captions(config, captions, log_mel or LogMelConfig(), seed=seed)
-    losses = _Training(clap, features, captions, training, config, seed).run(on_epoch)
+    with deterministic_algorithms(clap.log_logit_scale.device):
+        losses = _Training(clap, features, captions, training, config, seed).run(on_epoch)
     at_1, at_5 = retrieval(clap, _select(features, validation), [captions[i] for i in validation])
     return clap, ClapMetrics(losses, num_validation, at_1, at_5)
 

@@ -22,7 +22,7 @@ from rlcap.evaluation.scored_pairs import ScoredPairs
 from rlcap.preferences.bradley_terry import bradley_terry_loss
 from rlcap.preferences.clip_split import ClipSplit
 from rlcap.preferences.pairs import PreferencePair
-from rlcap.threads import limited_threads
+from rlcap.threads import deterministic_algorithms, limited_threads
 
 MAX_GRAD_NORM = 1.0
 THREADED = (FinetuneTowers.all, FinetuneTowers.text_lora)
@@ -107,7 +107,8 @@ def fit_preferences(
         add_adapters(tuned.text_module, config.lora_rank, config.lora_alpha, seed=seed)
     inputs = tower_inputs(tuned, audio, table.captions, tunes)
     # Steps over embeddings are so small that threads would mostly wait for each other.
-    with limited_threads(torch.get_num_threads() if tunes in THREADED else 1):
+    num_threads = torch.get_num_threads() if tunes in THREADED else 1
+    with limited_threads(num_threads), deterministic_algorithms(torch.device("cpu")):
         fits = _fit_heads(inputs, head, table, config, (training, validation), on_epoch, seed)
     if tunes is FinetuneTowers.text_lora:
         merge_adapters(tuned.text_module)

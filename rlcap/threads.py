@@ -1,11 +1,15 @@
-"""How many threads torch computes with."""
+"""How torch's threads compute: how many there are, and in which order they sum."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.utils import deterministic
+
+_deterministic: Any = deterministic  # torch gives its attribute no type
 
 
 @contextmanager
@@ -17,3 +21,24 @@ def limited_threads(num_threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def deterministic_algorithms(device: torch.device) -> Iterator[None]:
+    """Let a CPU's threads sum in a fixed order inside the block, so that a backward pass gives the same bits again.
+
+    Otherwise the gradient of `values[rows]`, where a row is read more than once, is added up by several threads in the
+    order in which they come, which varies on a busy machine. An operation of which torch has no deterministic version
+    warns, and runs as it is. Other devices are left alone: there deterministic versions are slow, or missing.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    mode, fills = torch.get_deterministic_debug_mode(), _deterministic.fill_uninitialized_memory
+    torch.set_deterministic_debug_mode("warn")
+    _deterministic.fill_uninitialized_memory = False  # for debugging: it would write all new memory twice
+    try:
+        yield
+    finally:
+        _deterministic.fill_uninitialized_memory = fills
+        torch.set_deterministic_debug_mode(mode)
