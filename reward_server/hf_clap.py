@@ -10,19 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 from reward_server.small_clap import CONFIG_FILE, content_hash, tokenizer_settings
 from rlcap.audio.clap_input import clap_input
-from rlcap.errors import CheckpointError, in_one_line
+from rlcap.captioners.hf_checkpoints import load_model, local_directory, read_part
 from rlcap.types import Clip
-
-# Its bars break ours; what does not fit is said by our errors.
-transformers_logging.disable_progress_bar()
-transformers_logging.set_verbosity_error()
 
 UNDECISIVE = {"_name_or_path", "architectures", "backend", "dtype", "transformers_version"}
 """Settings of the library that change no embedding, and may differ after a save."""
@@ -103,20 +97,10 @@ class HfClap(nn.Module):
         Raises:
             CheckpointError: something is missing, damaged, or of another architecture.
         """
-        places: dict[str, Any] = {"pretrained_model_name_or_path": directory, "local_files_only": True}
-        try:
-            model, info = ClapModel.from_pretrained(
-                **places, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-            )
-            extractor = ClapFeatureExtractor.from_pretrained(**places)
-            tokenizer = AutoTokenizer.from_pretrained(**places)
-        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{directory} is no readable ClapModel (config.json, model.safetensors, preprocessor_config.json and "
-                f"the tokenizer's files are needed): {in_one_line(error)}"
-            ) from error
-        if missing := sorted(info["missing_keys"]):
-            raise CheckpointError(f"the CLAP in {directory} lacks {len(missing)} weights, the first being {missing[0]}")
+        directory = local_directory(directory)
+        model = load_model(ClapModel, directory, dtype=torch.float32)
+        extractor = read_part(ClapFeatureExtractor, directory)
+        tokenizer = read_part(AutoTokenizer, directory)
         # Weights mapped from a file lie at odd addresses, which changes the last bits of products.
         for weights in model.parameters():
             weights.data = weights.data.clone()

@@ -27,7 +27,9 @@ from reward_server.small_clap import (
 )
 from rlcap.audio.long_clips import centre, shrunk_and_thirds
 from rlcap.audio.resampling import resample
-from rlcap.errors import CheckpointError, in_one_line
+from rlcap.captioners.checkpoint_files import read_json
+from rlcap.captioners.hf_checkpoints import local_directory, read_part
+from rlcap.errors import CheckpointError
 from rlcap.types import Clip
 
 MAX_TOKENS = 77
@@ -122,10 +124,10 @@ class LaionClap(nn.Module):
         """Read what `save` wrote. Raises CheckpointError that names what is missing or differs."""
         path = directory / CONFIG_FILE
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = read_json(path)
             del fields["backend"]
             shape = LaionShape(**fields)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{path} does not describe a CLAP of laion_clap: {error}") from error
         towers = LaionTowers(shape)
         load_weights(towers, directory / WEIGHTS_FILE)
@@ -170,10 +172,7 @@ def _repeated(waveform: Float32[np.ndarray, " sample"], num_samples: int) -> Flo
 
 
 def _read_tokenizer(place: str | Path, vocab_size: int) -> PreTrainedTokenizerFast:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{place} holds no readable tokenizer: {in_one_line(error)}") from error
+    tokenizer: PreTrainedTokenizerFast = read_part(AutoTokenizer, local_directory(place))
     if len(tokenizer) != vocab_size:
         raise CheckpointError(
             f"the CLAP expects {vocab_size} tokens, but the tokenizer in {place} has {len(tokenizer)}"

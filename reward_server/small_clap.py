@@ -20,6 +20,8 @@ from transformers import PreTrainedTokenizerFast
 from reward_server.audio_tower import ClapAudioTower
 from reward_server.text_tower import TextTower, build_word_tokenizer
 from rlcap.audio.features import LogMel, LogMelConfig
+from rlcap.captioners.checkpoint_files import read_json
+from rlcap.captioners.hf_checkpoints import read_part
 from rlcap.config.reward import ClapConfig
 from rlcap.errors import CheckpointError
 from rlcap.types import Clip, PolicyFeatures
@@ -154,10 +156,7 @@ class SmallClap(nn.Module):
     def load(cls, directory: Path) -> SmallClap:
         """Read what `save` wrote. Raises CheckpointError that names what is missing or differs."""
         shape = _read_shape(directory / CONFIG_FILE)
-        try:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(directory, local_files_only=True)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"the CLAP in {directory} has no readable tokenizer: {error}") from error
+        tokenizer = read_part(PreTrainedTokenizerFast, directory)
         if len(tokenizer) != shape.vocab_size:
             raise CheckpointError(
                 f"the CLAP in {directory} expects {shape.vocab_size} words, but its tokenizer has {len(tokenizer)}"
@@ -209,11 +208,11 @@ def put_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> 
 
 def _read_shape(path: Path) -> ClapShape:
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = read_json(path)
         known = {"log_mel": LogMelConfig(**fields["log_mel"]), "audio_channels": tuple(fields["audio_channels"])}
         del fields["backend"]
         return ClapShape(**{**fields, **known})
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{path} does not describe a small CLAP: {error}; train one or give its folder"
         ) from error

@@ -6,16 +6,23 @@ import re
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft import (
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    set_peft_model_state_dict,
+)
 from peft.tuners.lora import LoraLayer
 from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from rlcap.errors import CheckpointError, in_one_line
+from rlcap.captioners.checkpoint_files import check_weights, in_a_sentence, read_json
+from rlcap.errors import CheckpointError
 
 PEFT_PREFIX = "base_model.model."
 """Stands before every name in the adapter files of peft."""
@@ -87,14 +94,30 @@ def holds_adapters(directory: Path) -> bool:
 
 
 def base_of_adapters(directory: Path) -> Path:
-    """Return the directory of the model that adapters belong to; relative ones begin at the adapters."""
-    base = LoraConfig.from_pretrained(str(directory)).base_model_name_or_path
-    return directory / (base or "")
+    """Return the directory of the model that adapters belong to; relative ones begin at the adapters.
+
+    Raises:
+        CheckpointError: the adapters name none, or one that is not there, or that has adapters itself.
+    """
+    path = directory / CONFIG_NAME
+    named = read_json(path).get("base_model_name_or_path")
+    remedy = f"set base_model_name_or_path in {path} to the directory of that model"
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(f"the adapters in {directory} do not name the model that they belong to: {remedy}")
+    base = directory / named
+    if not base.is_dir():
+        raise CheckpointError(
+            f"the adapters in {directory} belong to {named}, which is no directory here: {remedy}, "
+            "absolute or relative to the adapters"
+        )
+    if holds_adapters(base):
+        raise CheckpointError(f"the adapters in {directory} belong to {base}, which holds adapters itself: {remedy}")
+    return base
 
 
 def link_adapters(directory: Path, base: str) -> None:
     """Name the model that adapters belong to; relative paths begin at the adapters."""
-    config = LoraConfig.from_pretrained(str(directory))
+    config = _read_config(directory)
     config.base_model_name_or_path = base
     config.save_pretrained(str(directory))
 
@@ -105,18 +128,41 @@ def load_adapters(model: PreTrainedModel, directory: Path) -> None:
     Raises:
         CheckpointError: they are damaged, or of another model.
     """
-    _inject(LoraConfig.from_pretrained(str(directory)), model, seed=0)
-    try:
-        state = load_file(directory / SAFETENSORS_WEIGHTS_NAME)
-        named = {name.removeprefix(PEFT_PREFIX): tensor for name, tensor in state.items()}
-        found = set_peft_model_state_dict(model, named, adapter_name="default")
-    except (OSError, RuntimeError, SafetensorError, ValueError) as damage:
-        raise CheckpointError(f"the adapters in {directory} cannot be loaded: {in_one_line(damage)}") from damage
-    if found.unexpected_keys:
+    with in_a_sentence(f"the adapters in {directory} cannot be loaded"):
+        _inject(_read_config(directory), model, seed=0)
+        _put_adapters(model, directory)
+
+
+def merge_adapters(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
+    """Return the model with the adapters in a directory in its weights, whatever kind of peft's they are.
+
+    Raises:
+        CheckpointError: they are damaged, of another model, or of a kind that cannot be merged.
+    """
+    with in_a_sentence(f"the adapters in {directory} cannot be merged into their model"), torch.random.fork_rng():
+        adapted = PeftModel(model, _read_config(directory))
+        _put_adapters(adapted, directory)
+        merged: PreTrainedModel = adapted.merge_and_unload()
+    return merged.requires_grad_(True)
+
+
+def _read_config(directory: Path) -> PeftConfig:
+    with in_a_sentence(f"{directory / CONFIG_NAME} cannot be read"):
+        return PeftConfig.from_pretrained(str(directory))
+
+
+def _put_adapters(model: PreTrainedModel | PeftModel, directory: Path) -> None:
+    """Load the weights of adapters into a model that has places for them."""
+    check_weights(directory, SAFETENSORS_WEIGHTS_NAME)
+    state = load_file(directory / SAFETENSORS_WEIGHTS_NAME)
+    expected = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
+    lacking = {PEFT_PREFIX + name.removeprefix(PEFT_PREFIX) for name in expected} - state.keys()
+    found = set_peft_model_state_dict(model, state, adapter_name="default")
+    if lacking or found.unexpected_keys:
         raise CheckpointError(f"the adapters in {directory} belong to another model than {base_of_adapters(directory)}")
 
 
-def _inject(config: LoraConfig, model: PreTrainedModel, seed: int) -> None:
+def _inject(config: PeftConfig, model: PreTrainedModel, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         inject_adapter_in_model(config, model)

@@ -15,8 +15,8 @@ from transformers import ClapAudioModel, ClapFeatureExtractor, ClapModel
 from rlcap.audio.clap_input import clap_input
 from rlcap.audio.features import LogMel, LogMelConfig
 from rlcap.audio.tower import AudioTower
+from rlcap.captioners.hf_checkpoints import load_model, read_part, save_model
 from rlcap.captioners.master_weights import dtype_on_disk
-from rlcap.captioners.pretrained import load_model, save_model
 from rlcap.config.precision import SaveDtype
 from rlcap.types import Clip, PolicyFeatures
 
@@ -95,19 +95,15 @@ class ClapEncoder(AudioEncoder):
     @classmethod
     def load(cls, directory: Path) -> ClapEncoder:
         """Read what `save` wrote."""
-        return cls(load_model(ClapAudioModel, directory), _extractor(directory))
+        return cls(load_model(ClapAudioModel, directory), read_part(ClapFeatureExtractor, directory))
 
     @classmethod
     def of_clap(cls, directory: Path) -> ClapEncoder:
         """Take the audio tower out of a `ClapModel`."""
-        return cls(load_model(ClapModel, directory).audio_model, _extractor(directory))
+        return cls(load_model(ClapModel, directory).audio_model, read_part(ClapFeatureExtractor, directory))
 
     def _frames(self, clip: Clip) -> Float32[np.ndarray, "frame dim"]:
         heard = clap_input(self._extractor, clip, is_fused=self._is_fused)
         marks = torch.tensor([heard.is_longer, heard.own_share]).expand(self._num_frames, NUM_MARKS)
         frames: Float32[np.ndarray, "frame dim"] = torch.cat([*heard.mels, marks], dim=1).numpy()
         return frames
-
-
-def _extractor(directory: Path) -> ClapFeatureExtractor:
-    return ClapFeatureExtractor.from_pretrained(directory, local_files_only=True)

@@ -6,7 +6,7 @@ Qwen2-Audio (Chu et al., 2024) hears the first 30 s of a clip; Audio Flamingo 3 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import (
     AudioFlamingo3ForConditionalGeneration,
-    AutoConfig,
     AutoProcessor,
     PreTrainedModel,
     ProcessorMixin,
@@ -26,16 +25,13 @@ from transformers.masking_utils import create_bidirectional_mask
 
 from rlcap.audio.resampling import resample
 from rlcap.captioners.captioner import Encoding
-from rlcap.captioners.pretrained import PretrainedCaptioner, load_model
+from rlcap.captioners.checkpoint_files import in_a_sentence
+from rlcap.captioners.hf_checkpoints import read_part
+from rlcap.captioners.pretrained import PretrainedCaptioner
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.errors import CheckpointError
 from rlcap.types import Clip, PolicyFeatures
 
-MODELS = {
-    "qwen2_audio": Qwen2AudioForConditionalGeneration,
-    "audioflamingo3": AudioFlamingo3ForConditionalGeneration,
-}
-"""By model type: transformers has no auto class that knows both."""
 DEFAULT_PROMPT = "Describe the sounds of this recording in one sentence."
 
 
@@ -43,7 +39,11 @@ class AudioLlmCaptioner(PretrainedCaptioner):
     """The chat template with the clip's audio and the prompt stands in front of the caption."""
 
     family = "audio_llm"
-    model_types: ClassVar[tuple[str, ...]] = tuple(MODELS)
+    # Transformers has no auto class that knows both.
+    models: ClassVar[Mapping[str, type[PreTrainedModel]]] = {
+        "qwen2_audio": Qwen2AudioForConditionalGeneration,
+        "audioflamingo3": AudioFlamingo3ForConditionalGeneration,
+    }
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, parts: TunedParts) -> None:
         super().__init__(model, processor, parts)
@@ -105,11 +105,10 @@ class AudioLlmCaptioner(PretrainedCaptioner):
         return scores
 
     @classmethod
-    def read(cls, directory: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
-        """Read model and processor."""
-        processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        return load_model(MODELS[config.model_type], directory), processor
+    def read_processor(cls, directory: Path) -> ProcessorMixin:
+        """Read the processor."""
+        processor: ProcessorMixin = read_part(AutoProcessor, directory)
+        return processor
 
     @property
     def _most_windows(self) -> int:
@@ -120,9 +119,10 @@ class AudioLlmCaptioner(PretrainedCaptioner):
     def _find_prompt_ids(self) -> tuple[list[int], list[int]]:
         """Return the tokens of the chat before and after the audio."""
         content = [{"type": "audio", "audio_url": ""}, {"type": "text", "text": self.parts.prompt or DEFAULT_PROMPT}]
-        chat = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
-        )
+        with in_a_sentence(f"the chat template of this {self.model.config.model_type} cannot be filled"):
+            chat = self.processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            )
         before, found, after = chat.partition(self.processor.audio_token)
         if not found or self.processor.audio_token in after:
             raise CheckpointError(

@@ -6,7 +6,7 @@ captions begin with a prompt such as "clotho > caption: ".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoFeatureExtractor,
     AutoProcessor,
     AutoTokenizer,
@@ -30,20 +29,21 @@ from rlcap.audio.resampling import resample
 from rlcap.captioners.captioner import Encoding
 from rlcap.captioners.decoder import Context
 from rlcap.captioners.heads import vocabulary_head
-from rlcap.captioners.pretrained import PretrainedCaptioner, load_model
+from rlcap.captioners.hf_checkpoints import read_part
+from rlcap.captioners.pretrained import PretrainedCaptioner
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.errors import CheckpointError
 from rlcap.types import Clip, PolicyFeatures
-
-MODELS = {"whisper": WhisperForConditionalGeneration, "speech-encoder-decoder": SpeechEncoderDecoderModel}
-"""By model type."""
 
 
 class EncoderDecoderCaptioner(PretrainedCaptioner):
     """The encoder hears a clip once; the decoder reads its states by cross-attention."""
 
     family = "encoder_decoder"
-    model_types: ClassVar[tuple[str, ...]] = tuple(MODELS)
+    models: ClassVar[Mapping[str, type[PreTrainedModel]]] = {
+        "whisper": WhisperForConditionalGeneration,
+        "speech-encoder-decoder": SpeechEncoderDecoderModel,
+    }
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, parts: TunedParts) -> None:
         super().__init__(model, processor, parts)
@@ -120,16 +120,13 @@ class EncoderDecoderCaptioner(PretrainedCaptioner):
         return scores
 
     @classmethod
-    def read(cls, directory: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
-        """Read model and processor; a feature extractor and a tokenizer that were saved apart will do."""
-        config = AutoConfig.from_pretrained(directory, local_files_only=True)
-        processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
-        if not isinstance(processor, ProcessorMixin):
-            apart = [
-                part.from_pretrained(directory, local_files_only=True) for part in (AutoFeatureExtractor, AutoTokenizer)
-            ]
-            processor = Wav2Vec2Processor(*apart)  # adds nothing of its own
-        return load_model(MODELS[config.model_type], directory), processor
+    def read_processor(cls, directory: Path) -> ProcessorMixin:
+        """Read the processor; a feature extractor and a tokenizer that were saved apart will do."""
+        processor = read_part(AutoProcessor, directory)
+        if isinstance(processor, ProcessorMixin):
+            return processor
+        apart = [read_part(part, directory) for part in (AutoFeatureExtractor, AutoTokenizer)]
+        return Wav2Vec2Processor(*apart)  # adds nothing of its own
 
     @property
     def _is_whisper(self) -> bool:

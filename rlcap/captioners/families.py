@@ -8,21 +8,22 @@ A package adds a family of its own by an entry point of the group `rlcap.caption
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from rlcap.captioners.adapters import base_of_adapters, holds_adapters
 from rlcap.captioners.audio_llm import AudioLlmCaptioner
 from rlcap.captioners.captioner import Captioner
+from rlcap.captioners.checkpoint_files import CONFIG_FILE, read_json
 from rlcap.captioners.encoder_decoder import EncoderDecoderCaptioner
 from rlcap.captioners.prefix import PrefixCaptioner
 from rlcap.errors import CheckpointError
 
 GROUP = "rlcap.captioners"
 MODEL_TYPES: Mapping[str, type[Captioner]] = {
-    model_type: family for family in (EncoderDecoderCaptioner, AudioLlmCaptioner) for model_type in family.model_types
+    model_type: family for family in (EncoderDecoderCaptioner, AudioLlmCaptioner) for model_type in family.models
 }
 """The `model_type` in a checkpoint's `config.json`."""
 
@@ -47,13 +48,12 @@ def family_of(directory: Path) -> type[Captioner]:
     Raises:
         CheckpointError: the directory is missing or damaged, or of a family or architecture not known here.
     """
-    adapters = directory / "adapter_config.json"
-    config = directory / "config.json"
-    if not config.is_file() and adapters.is_file():
-        return family_of(directory / str(_read(adapters).get("base_model_name_or_path") or ""))
+    config = directory / CONFIG_FILE
+    if not config.is_file() and holds_adapters(directory):
+        return family_of(base_of_adapters(directory))
     if not config.is_file():
-        raise CheckpointError(f"{directory} holds no captioner: config.json is missing there")
-    plain = _read(config)
+        raise CheckpointError(f"{directory} holds no captioner: {CONFIG_FILE} is missing there")
+    plain = read_json(config)
     name, model_type = plain.get("family"), plain.get("model_type")
     if name is None and model_type in MODEL_TYPES:
         return MODEL_TYPES[str(model_type)]
@@ -63,13 +63,3 @@ def family_of(directory: Path) -> type[Captioner]:
             f"known here are {', '.join(families())} the model types {', '.join(MODEL_TYPES)}"
         )
     return families()[str(name)]
-
-
-def _read(path: Path) -> Mapping[str, object]:
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as damage:
-        raise CheckpointError(f"{path} is not a captioner's config: {damage}") from damage
-    if not isinstance(plain, dict):
-        raise CheckpointError(f"{path} is not a captioner's config: it holds no mapping")
-    return plain

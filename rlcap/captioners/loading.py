@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from rlcap.captioners.captioner import Captioner
+from rlcap.captioners.checkpoint_files import in_a_sentence
 from rlcap.captioners.families import family_of
 from rlcap.captioners.master_weights import CPU, hold_masters
 from rlcap.captioners.tuned_captioner import TunedCaptioner
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.config.captioner import CaptionerConfig
-from rlcap.errors import CheckpointError, in_one_line
-
-# A bar for each of a captioner's files says nothing and breaks ours; what does not fit is said by our errors.
-transformers_logging.disable_progress_bar()
-transformers_logging.set_verbosity_error()
 
 
 def load_captioner(directory: str | Path, device: torch.device = CPU) -> Captioner:
@@ -33,7 +26,7 @@ def load_captioner(directory: str | Path, device: torch.device = CPU) -> Caption
     """
     directory = Path(directory)
     family = family_of(directory)
-    with _told_in_one_line(directory):
+    with in_a_sentence(f"the captioner in {directory} cannot be loaded"):
         captioner = family.load(directory).eval()
     hold_masters(captioner, device)
     return captioner
@@ -52,7 +45,7 @@ def adopt_captioner(
     """
     directory = Path(directory)
     family = family_of(directory)
-    with _told_in_one_line(directory):
+    with in_a_sentence(f"the captioner in {directory} cannot be loaded"):
         if not issubclass(family, TunedCaptioner):
             captioner: Captioner = family.load(directory)
         else:
@@ -73,11 +66,3 @@ def check_checkpoint(directory: str | Path, config: CaptionerConfig) -> None:
     family = family_of(Path(directory))
     if issubclass(family, TunedCaptioner):
         family.check_tuning(TunedParts.of(config))
-
-
-@contextmanager
-def _told_in_one_line(directory: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, KeyError, TypeError, ValueError) as damage:
-        raise CheckpointError(f"the captioner in {directory} cannot be loaded: {in_one_line(damage)}") from damage

@@ -33,10 +33,11 @@ from rlcap.captioners.audio_encoders import AudioEncoder, ClapEncoder, SmallEnco
 from rlcap.captioners.captioner import Encoding
 from rlcap.captioners.decoder import TransformersDecoder
 from rlcap.captioners.decoder_captioner import DecoderCaptioner
+from rlcap.captioners.generation_settings import eos_token_ids, generate_as_tuned
 from rlcap.captioners.heads import vocabulary_scores
+from rlcap.captioners.hf_checkpoints import load_model, read_part, save_model
 from rlcap.captioners.master_weights import dtype_on_disk
 from rlcap.captioners.prefix_transformer import PrefixTransformer
-from rlcap.captioners.pretrained import eos_token_ids, load_model, save_model
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.captioners.value_head import build_value_head, load_value_head, save_value_head
 from rlcap.config.captioner import DecoderTuning
@@ -96,7 +97,7 @@ class PrefixCaptioner(DecoderCaptioner):
         )
         self.prefix_dropout = nn.Dropout(config.prefix_dropout)
         self.value_head = build_value_head(width)
-        self.eos_token_ids = eos_token_ids(language_model, tokenizer.eos_token_id)
+        self.eos_token_ids = eos_token_ids(language_model.generation_config, tokenizer.eos_token_id)
         pad = tokenizer.pad_token_id
         self.pad_token_id = self.eos_token_ids[0] if pad is None else pad
         self._decoder = TransformersDecoder(
@@ -155,7 +156,7 @@ class PrefixCaptioner(DecoderCaptioner):
         save_value_head(self.value_head, directory)
 
     @classmethod
-    def adopt(cls, directory: Path, parts: TunedParts) -> PrefixCaptioner:
+    def adopt(cls, directory: Path, parts: TunedParts, *, keep_adapters: bool = False) -> PrefixCaptioner:
         """Read what `save` wrote, to be tuned in this way.
 
         Raises:
@@ -166,11 +167,11 @@ class PrefixCaptioner(DecoderCaptioner):
         features = LogMelConfig(**settings.pop("features"))
         channels = tuple(settings.pop("encoder_channels"))
         config = PrefixCaptionerConfig(**settings, encoder_channels=channels, features=features)
-        base, own = cls.base_of(directory) / LANGUAGE_MODEL, directory / LANGUAGE_MODEL
-        language_model = load_model(AutoModelForCausalLM, base)
-        if holds_adapters(own):
+        own = directory / LANGUAGE_MODEL
+        language_model = load_model(AutoModelForCausalLM, base_of_adapters(own) if keep_adapters else own)
+        if keep_adapters:
             load_adapters(language_model, own)
-        tokenizer = AutoTokenizer.from_pretrained(own, local_files_only=True)
+        tokenizer = read_part(AutoTokenizer, own)
         tower = ClapEncoder.load(directory / CLAP) if (directory / CLAP).is_dir() else None
         captioner = cls(config, language_model, tokenizer, audio_tower=tower, parts=parts)
         try:
@@ -200,6 +201,8 @@ class PrefixCaptioner(DecoderCaptioner):
         if self.parts.adapters_alone and self.base is not None and has_adapters(self.language_model):
             save_adapters(self.language_model, os.path.relpath(self.base / LANGUAGE_MODEL, directory), directory)
         else:
+            settings = self.language_model.generation_config
+            generate_as_tuned(settings, eos_token_ids=self.eos_token_ids, pad_token_id=self.pad_token_id)
             save_model(self.language_model, directory, dtype_on_disk(self.parts.save_dtype, self._loaded_dtype))
         self.tokenizer.save_pretrained(directory)
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -23,12 +22,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from rlcap.captioners.audio_encoders import ClapEncoder
 from rlcap.captioners.captioner import Encoding
+from rlcap.captioners.checkpoint_files import in_a_sentence
+from rlcap.captioners.hf_checkpoints import load_model, read_part
 from rlcap.captioners.master_weights import CPU, held_in, hold_masters
 from rlcap.captioners.prefix import PrefixCaptioner, PrefixCaptionerConfig
-from rlcap.captioners.pretrained import load_model
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.config.captioner import CaptionerConfig, Mapper
-from rlcap.errors import CheckpointError, in_one_line
+from rlcap.errors import CheckpointError
 
 LANGUAGE_MODEL, AUDIO_ENCODER = "captioner.language_model", "captioner.audio_encoder"
 
@@ -124,24 +124,24 @@ def _assemble(
 
 
 def _read_tokenizer(directory: Path) -> PreTrainedTokenizerFast:
-    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    tokenizer: PreTrainedTokenizerFast = read_part(AutoTokenizer, directory)
     if tokenizer.eos_token_id is None:
         raise CheckpointError("its tokenizer has no token that ends a caption: give it an eos_token")
     return tokenizer
 
 
 def _check_language_model(directory: Path) -> None:
-    found = AutoConfig.from_pretrained(directory, local_files_only=True).model_type
+    found = read_part(AutoConfig, directory).model_type
     if found not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise CheckpointError(f"a {found} is no causal language model of transformers")
     _read_tokenizer(directory)
 
 
 def _check_clap(directory: Path) -> None:
-    found = AutoConfig.from_pretrained(directory, local_files_only=True)
+    found = read_part(AutoConfig, directory)
     if not isinstance(found, ClapConfig):
         raise CheckpointError(f"a ClapModel of transformers is expected, got a {found.model_type}")
-    ClapFeatureExtractor.from_pretrained(directory, local_files_only=True)
+    read_part(ClapFeatureExtractor, directory)
 
 
 @torch.no_grad()
@@ -165,6 +165,7 @@ def _check_scores(captioner: PrefixCaptioner) -> None:
 def _named(setting: str, directory: Path) -> Iterator[None]:
     """Turn what goes wrong with a part into a sentence that begins with its setting."""
     try:
-        yield
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, SafetensorError, CheckpointError) as fault:
-        raise CheckpointError(f"{setting}={directory} cannot be used: {in_one_line(fault)}") from fault
+        with in_a_sentence("it is damaged"):
+            yield
+    except CheckpointError as fault:
+        raise CheckpointError(f"{setting}={directory} cannot be used: {fault}") from fault

@@ -6,14 +6,13 @@ import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import AutoConfig, PreTrainedModel, ProcessorMixin
 
 from rlcap.captioners.adapters import (
     add_lora,
@@ -21,35 +20,25 @@ from rlcap.captioners.adapters import (
     has_adapters,
     holds_adapters,
     load_adapters,
-    merged_weights,
     save_adapters,
-    state_without_adapters,
 )
 from rlcap.captioners.decoder import TransformersDecoder
 from rlcap.captioners.decoder_captioner import DecoderCaptioner
-from rlcap.captioners.master_weights import dtype_on_disk, held_in
+from rlcap.captioners.generation_settings import eos_token_ids, generate_as_tuned
+from rlcap.captioners.hf_checkpoints import load_model, read_part, save_model
+from rlcap.captioners.master_weights import dtype_on_disk
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.captioners.value_head import VALUE_HEAD_FILE, load_value_head, new_value_head, save_value_head
 from rlcap.config.captioner import DecoderTuning
 from rlcap.errors import CheckpointError
 from rlcap.types import PolicyFeatures
 
-SHAPING = (
-    "repetition_penalty",
-    "encoder_repetition_penalty",
-    "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size",
-    "bad_words_ids",
-    "exponential_decay_length_penalty",
-    "min_length",
-    "min_new_tokens",
-    "num_beams",
-)
-"""Settings of generation by which another token than the most probable one may be written next."""
-
 
 class PretrainedCaptioner(DecoderCaptioner):
     """A model and processor of transformers; a subclass says how clips become what its decoder writes behind."""
+
+    models: ClassVar[Mapping[str, type[PreTrainedModel]]]
+    """By model type."""
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, parts: TunedParts) -> None:
         super().__init__()
@@ -59,7 +48,7 @@ class PretrainedCaptioner(DecoderCaptioner):
         self.parts = parts
         self._loaded_dtype = model.dtype
         self.value_head = new_value_head(self.decoder_stack.config.hidden_size)
-        self.eos_token_ids = eos_token_ids(model, self.tokenizer.eos_token_id)
+        self.eos_token_ids = eos_token_ids(model.generation_config, self.tokenizer.eos_token_id)
         pad = self.tokenizer.pad_token_id
         self.pad_token_id = self.eos_token_ids[0] if pad is None else pad
         self._decoder = TransformersDecoder(
@@ -83,8 +72,8 @@ class PretrainedCaptioner(DecoderCaptioner):
 
     @classmethod
     @abstractmethod
-    def read(cls, directory: Path) -> tuple[PreTrainedModel, ProcessorMixin]:
-        """Read model and processor, from local files alone."""
+    def read_processor(cls, directory: Path) -> ProcessorMixin:
+        """Read feature extractor and tokenizer."""
 
     @abstractmethod
     def _hear(
@@ -130,7 +119,13 @@ class PretrainedCaptioner(DecoderCaptioner):
     def save(self, directory: Path) -> None:
         """Write a checkpoint that plain transformers loads, value head and `rlcap.json` beside it."""
         directory.mkdir(parents=True, exist_ok=True)
-        self._generate_as_tuned()
+        generate_as_tuned(
+            self.model.generation_config,
+            eos_token_ids=self.eos_token_ids,
+            pad_token_id=self.pad_token_id,
+            forbidden_tokens=self.forbidden_tokens,
+            forbidden_first_tokens=self.forbidden_first_tokens,
+        )
         if self.parts.adapters_alone and self.base is not None and has_adapters(self.model):
             save_adapters(self.model, os.path.relpath(self.base, directory), directory)
             self.model.generation_config.save_pretrained(directory)
@@ -140,22 +135,15 @@ class PretrainedCaptioner(DecoderCaptioner):
         self.parts.write(directory)
         save_value_head(self.value_head, directory)
 
-    def _generate_as_tuned(self) -> None:
-        """Have `generate` draw from the distribution that is tuned here: it would reshape it in ways of its own."""
-        settings = self.model.generation_config
-        for name in SHAPING:
-            setattr(settings, name, None)
-        settings.eos_token_id = list(self.eos_token_ids) if len(self.eos_token_ids) > 1 else self.eos_token_ids[0]
-        settings.suppress_tokens = list(self.forbidden_tokens) or None
-        settings.begin_suppress_tokens = list(self.forbidden_first_tokens) or None
-
     @classmethod
-    def adopt(cls, directory: Path, parts: TunedParts) -> Self:
+    def adopt(cls, directory: Path, parts: TunedParts, *, keep_adapters: bool = False) -> Self:
         """Read a checkpoint to be tuned in this way; nothing is added to it yet."""
-        model, processor = cls.read(cls.base_of(directory))
-        if holds_adapters(directory):
+        source = cls.base_of(directory) if keep_adapters else directory
+        model_type = read_part(AutoConfig, source).model_type
+        model = load_model(cls.models[model_type], source)
+        if keep_adapters:
             load_adapters(model, directory)
-        captioner = cls(model, processor, parts)
+        captioner = cls(model, cls.read_processor(source), parts)
         if (directory / VALUE_HEAD_FILE).is_file():
             load_value_head(captioner.value_head, directory)
         return captioner
@@ -172,46 +160,3 @@ def _pad_rows(rows: Sequence[np.ndarray]) -> np.ndarray:
     for place, row in zip(padded, rows, strict=True):
         place[: len(row)] = row
     return padded
-
-
-def load_model(auto_class: Any, directory: Path) -> PreTrainedModel:  # noqa: ANN401 - transformers' auto classes
-    """Load a model whole: transformers would draw what is missing at random, with a mere warning.
-
-    Raises:
-        CheckpointError: weights are damaged, missing, or of another architecture.
-    """
-    try:
-        model, found = auto_class.from_pretrained(
-            directory, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except SafetensorError as damage:
-        raise CheckpointError(f"{directory} holds damaged weights: {damage}") from damage
-    _refuse_strangers(directory, found)
-    loaded: PreTrainedModel = model
-    return loaded
-
-
-def save_model(model: PreTrainedModel, directory: Path, dtype: torch.dtype) -> None:
-    """Write a model that plain transformers loads, in this dtype, adapters merged; its weights stay as they are."""
-    merged = merged_weights(model, dtype)
-    for part in model.modules():
-        if isinstance(part, PreTrainedModel):
-            part.config.dtype = dtype  # the library writes that of the whole alone
-    with held_in(dtype, model):
-        model.save_pretrained(directory, state_dict=state_without_adapters(model) | merged if merged else None)
-
-
-def _refuse_strangers(directory: Path, found: Mapping[str, Any]) -> None:
-    strangers = sorted(map(str, {*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]}))
-    if strangers:
-        raise CheckpointError(
-            f"{directory} holds weights of another architecture than its config.json: they differ in "
-            f"{', '.join(strangers[:3])}"
-        )
-
-
-def eos_token_ids(model: PreTrainedModel, of_tokenizer: int) -> tuple[int, ...]:
-    """Return what ends a caption: the generation settings may name several tokens."""
-    known = model.generation_config.eos_token_id
-    listed = known if isinstance(known, list) else [known]
-    return tuple(dict.fromkeys([of_tokenizer, *(token for token in listed if token is not None)]))

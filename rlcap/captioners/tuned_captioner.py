@@ -8,6 +8,7 @@ from typing import Self
 
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.tuned_parts import TunedParts
+from rlcap.config.captioner import DecoderTuning
 
 
 class TunedCaptioner(Captioner):
@@ -27,8 +28,11 @@ class TunedCaptioner(Captioner):
 
     @classmethod
     @abstractmethod
-    def adopt(cls, directory: Path, parts: TunedParts) -> Self:
-        """Read a checkpoint to be tuned in this way; nothing is added to it yet."""
+    def adopt(cls, directory: Path, parts: TunedParts, *, keep_adapters: bool = False) -> Self:
+        """Read a checkpoint to be tuned in this way; nothing is added to it yet.
+
+        Adapters in it become part of its weights, unless they are to be trained further: then they must be rlcap's own.
+        """
 
     @classmethod
     @abstractmethod
@@ -38,7 +42,9 @@ class TunedCaptioner(Captioner):
     @classmethod
     def load(cls, directory: Path) -> Self:
         """Read what `save` wrote, or any checkpoint of the family, ready to be tuned."""
-        captioner = cls.adopt(directory, TunedParts.read(directory))
+        parts = TunedParts.read(directory)
+        keep_adapters = parts.decoder is DecoderTuning.lora and cls.base_of(directory) != directory
+        captioner = cls.adopt(directory, parts, keep_adapters=keep_adapters)
         captioner.base = cls.base_of(directory).resolve()
         captioner.tune()
         return captioner

@@ -180,9 +180,9 @@ def test_adapters_change_nothing_at_first_and_merge_without_a_trace():
 
 
 def test_what_is_no_readable_clap_is_explained(tmp_path):
-    with pytest.raises(CheckpointError, match="is no readable ClapModel"):
+    with pytest.raises(CheckpointError, match="does not exist"):
         HfClap.load(tmp_path / "none")
-    with pytest.raises(CheckpointError, match="does not name the backend"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         load_clap(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"backend": "other"}))
     with pytest.raises(CheckpointError, match="backend 'other'; known here: small, transformers"):
@@ -196,5 +196,5 @@ def test_weights_that_are_missing_are_never_drawn_at_random(tmp_path):
     weights = load_file(tmp_path / "model.safetensors")
     del weights["text_projection.linear1.weight"]
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match="lacks 1 weights, the first being text_projection"):
+    with pytest.raises(CheckpointError, match=r"lacks weights of its ClapModel: text_projection\.linear1\.weight"):
         HfClap.load(tmp_path)
