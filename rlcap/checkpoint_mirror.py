@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -65,6 +66,19 @@ class CheckpointMirror:
         """
         with self._told("cannot be listed"):
             return sorted((update for update in self._folders() if self._has(update, CHECKSUMS)), reverse=True)
+
+    def try_writing(self) -> None:
+        """Write a small file and remove it.
+
+        Raises:
+            CheckpointError: the place takes none.
+        """
+        trial = f"{self._root}/.trial-{uuid.uuid4().hex}"
+        with self._told("cannot be written to"):
+            self._filesystem.create_dir(self._root, recursive=True)
+            with self._filesystem.open_output_stream(trial) as sink:
+                sink.write(b"\0")
+            self._filesystem.delete_file(trial)
 
     def upload(self, checkpoint: Path) -> None:
         """Copy a checkpoint there; it counts once all of it has arrived.

@@ -29,6 +29,10 @@ class RewardError(RlcapError):
     """A score that could not be had; never replaced by a number."""
 
 
+class PreflightError(RlcapError):
+    """Several reasons for which a run would fail, found before its first stage."""
+
+
 class RunError(RlcapError):
     """A run that is not going on, or refuses what it was asked for."""
 

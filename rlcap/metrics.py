@@ -215,6 +215,17 @@ def _open_trackers(run: RunDirectory, tracking: TrackingConfig, first_update: in
     return trackers
 
 
+def require_trackers(tracking: TrackingConfig) -> None:
+    """Refuse trackers whose packages are missing.
+
+    Raises:
+        ConfigError: names the package.
+    """
+    for name in ("wandb", "mlflow"):
+        if getattr(tracking, name):
+            _import_tracker(name)
+
+
 def _import_tracker(name: str) -> Any:  # noqa: ANN401
     try:
         return importlib.import_module(name)

@@ -17,6 +17,7 @@ from types import FrameType
 
 import psutil
 import ray
+import torch
 
 from rlcap.algorithm.ray_places import choose_ray_folder, token_without_home
 from rlcap.config.cluster import ClusterConfig
@@ -91,12 +92,14 @@ def check_ray(cluster: ClusterConfig, num_shards: int) -> None:
     Raises:
         RunError: there is no place for its files here; or the cluster does not answer, or is too small.
     """
+    groups = process_groups(cluster, num_shards)
     if not cluster.ray_address:
         choose_ray_folder()
+        _refuse_shortages(shortages(groups, math.inf, torch.cuda.device_count()), cluster)
         return
     try:
         _connect(cluster.ray_address)
-        _require_room(process_groups(cluster, num_shards), cluster)
+        _require_room(groups, cluster)
     finally:
         ray.shutdown()
 
@@ -205,7 +208,10 @@ def _start_here(num_cpus: float, object_store_bytes: int) -> None:
 def _require_room(groups: Sequence[ProcessGroup], cluster: ClusterConfig) -> None:
     """Raise RunError where Ray could never start all processes: it would wait for machines without a word."""
     total = ray.cluster_resources()
-    missing = shortages(groups, total.get("CPU", 0.0), total.get("GPU", 0.0))
+    _refuse_shortages(shortages(groups, total.get("CPU", 0.0), total.get("GPU", 0.0)), cluster)
+
+
+def _refuse_shortages(missing: Sequence[str], cluster: ClusterConfig) -> None:
     if missing and not cluster.autoscaling:
         raise RunError(
             f"{'; '.join(missing)}. Where machines join as they are asked for, set cluster.autoscaling=true; `rlcap "

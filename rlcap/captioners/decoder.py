@@ -293,13 +293,15 @@ class TransformersDecoder:
     def _empty_cache(context: Context) -> Cache:
         return DynamicCache() if context.memory is None else EncoderDecoderCache(DynamicCache(), DynamicCache())
 
-    def _check_room(self, context: Context, max_new_tokens: int) -> None:
+    def room_behind(self, context: Context) -> int | None:
+        """Return how many tokens there are positions for behind any of these clips; None where they have no end."""
         config = self._stack.config
         positions = getattr(config, "max_target_positions", None) or getattr(config, "max_position_embeddings", None)
-        if positions is None:  # relative ones have no end
-            return
-        room = positions - context.prefix.shape[1]
-        if max_new_tokens > room:
+        return None if positions is None else int(positions) - context.prefix.shape[1]
+
+    def _check_room(self, context: Context, max_new_tokens: int) -> None:
+        room = self.room_behind(context)
+        if room is not None and max_new_tokens > room:
             raise CheckpointError(
                 f"this captioner writes captions of at most {room} tokens, got max_new_tokens = {max_new_tokens}: "
                 "set sampling.max_new_tokens, or take another captioner"

@@ -30,6 +30,10 @@ class DecoderCaptioner(TunedCaptioner):
         """Read each clip once. Raises CheckpointError where captions are longer than the positions known."""
         return self._decoder.begin(self.context(encoding), clip_index, max_new_tokens)
 
+    def longest_caption(self, encoding: Encoding) -> int | None:
+        """Return how many tokens a caption of these clips may have; None where positions have no end."""
+        return self._decoder.room_behind(self.context(encoding))
+
     def step(self, state: DecoderRows | FixedRows, tokens: Int[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
         """Append one token to every row."""
         return self._decoder.step(state, tokens)

@@ -121,8 +121,10 @@ def _read_yaml(path: Path) -> Mapping[str, object]:
         plain = safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"there is no settings file at {path}; is this a run directory?") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path} is no valid YAML: {_first_line(error)}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {_first_line(error)}") from error
     if not isinstance(plain, Mapping):
         raise ConfigError(f"{path} must hold a YAML mapping of settings, got {type(plain).__name__}")
     return plain

@@ -17,15 +17,15 @@ from rlcap.config.data import SourceKind, Split
 from rlcap.config.reward import HeadKind
 from rlcap.config.run import RunConfig
 from rlcap.config.training import TrackingConfig
-from rlcap.errors import ConfigError
 from rlcap.metrics import read_metrics
 from rlcap.pipeline.clips import open_audio
 from rlcap.pipeline.comparison import BASELINE, SUPERVISED, TUNED, compare, write_heldout
 from rlcap.pipeline.figures_table import figures_table
+from rlcap.pipeline.preflight import check_before_stages
 from rlcap.pipeline.progress import CONSOLE, announce
 from rlcap.pipeline.reward_fitting import METRICS_FILE
 from rlcap.pipeline.stages import Stages
-from rlcap.pipeline.tuning import TuningJob, open_mirror, read_failures, tune
+from rlcap.pipeline.tuning import TuningJob, read_failures, tune
 from rlcap.report.build import build_report
 from rlcap.run_directory import RunDirectory, drive_run
 from rlcap.tables.json_values import read_number
@@ -38,14 +38,11 @@ def run(config: RunConfig) -> Path:
     """Run every stage, or take it from the cache; PPO begins, or goes on where `config.run_dir` stopped.
 
     Raises:
-        DataError: a stage cannot use the data; where that shows beforehand, no run directory is made.
-        ConfigError: `training.checkpoint_dir` holds checkpoints of another run, or is no place for any; or `run_dir`
-            holds an earlier run.
-        RunError: another process drives the run.
+        RlcapError: something would make the run fail, or another process drives it; where the first shows beforehand,
+            no run directory is made.
     """
-    _check_mirror(config)
     stages = Stages(config)
-    stages.check_data()
+    check_before_stages(config, stages)
     with drive_run(config) as run_directory:
         announce(f"run directory: {run_directory.path}")
         job = _MainJob(config, run_directory, stages)
@@ -55,16 +52,6 @@ def run(config: RunConfig) -> Path:
     job.print_table()
     announce(f"report: {report}")
     return run_directory.path
-
-
-def _check_mirror(config: RunConfig) -> None:
-    """Refuse a place of checkpoints that a new run would take for its own."""
-    mirror = open_mirror(config)
-    if mirror is not None and not config.resume and mirror.updates():
-        raise ConfigError(
-            f"training.checkpoint_dir={mirror.uri} holds checkpoints already, up to update {mirror.updates()[0]}: give "
-            "an empty place, or resume the run that they are of"
-        )
 
 
 class _MainJob:

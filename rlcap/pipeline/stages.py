@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -69,34 +69,33 @@ class Stages:
             self._clips[split] = clips
         return self._clips[split]
 
-    def check_data(self) -> None:
-        """Refuse what a later stage of the whole job could not use, before the first one begins.
+    def data_checks(self) -> Iterator[Callable[[], object]]:
+        """Yield what refuses data that a later stage of the whole job could not use, before the first one begins.
 
-        Raises:
-            DataError: the clips of a split lack captions or labels that are needed, or given pairs cannot be used.
-            CheckpointError: `reward.clap_checkpoint`, or what the captioner is made of, cannot be used.
-            ConfigError: `reward.text_terms.custom` names a term that is not known here.
+        Each raises DataError where the clips of a split lack captions or labels that are needed, or given pairs cannot
+        be used; CheckpointError where `reward.clap_checkpoint` or the captioner's parts cannot be; ConfigError where
+        `reward.text_terms.custom` names a term that is not known here.
         """
         training, captioner, reward = self.config.training, self.config.captioner, self.config.reward
-        self._check_captioner()
+        yield self._check_captioner
         fits_a_reward = training.controls or not reward.checkpoint
         if fits_a_reward:
-            find_text_terms(reward.text_terms.custom)
+            yield lambda: find_text_terms(reward.text_terms.custom)
         if training.supervised or captioner.supervise or not captioner.checkpoint:
-            self.clips(Split.captioned).known_captions()
+            yield lambda: self.clips(Split.captioned).known_captions()
         hears_by_small_clap = not captioner.checkpoint and not captioner.audio_encoder
         needs_small_clap = hears_by_small_clap or (fits_a_reward and not reward.clap_checkpoint)
         if needs_small_clap or (fits_a_reward and reward.matching_pairs_per_clip):
-            self.clips(Split.clap).known_captions()
+            yield lambda: self.clips(Split.clap).known_captions()
         if fits_a_reward and reward.clap_checkpoint:
-            _ = self.given_clap
+            yield lambda: self.given_clap
         if fits_a_reward and reward.preferences:
-            _ = self.given_preferences
+            yield lambda: self.given_preferences
         elif fits_a_reward:
-            self.clips(Split.preference).known_scenes()
+            yield lambda: self.clips(Split.preference).known_scenes()
         if training.supervised:
-            self.clips(Split.rl).known_captions()
-        self.clips(Split.heldout).known_scenes()
+            yield lambda: self.clips(Split.rl).known_captions()
+        yield lambda: self.clips(Split.heldout).known_scenes()
 
     @cached_property
     def clap(self) -> StageResult:

@@ -127,7 +127,7 @@ def _first(sections: list[Mapping[str, int]], *names: str) -> int:
 def _read_json(path: Path) -> Mapping[str, object]:
     try:
         plain = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as damage:
+    except (OSError, ValueError, RecursionError) as damage:
         raise CheckpointError(f"{path} is no JSON: {damage}") from damage
     return plain if isinstance(plain, dict) else {}
 

@@ -29,7 +29,7 @@ def expected_throughput(path: Path, num_actors: int) -> Expectation:
     """
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as damage:
+    except (OSError, ValueError, RecursionError) as damage:
         raise DataError(f"{path} is no file of a benchmark: {damage}") from damage
     measured = _rates(figures)
     if not measured:

@@ -10,6 +10,7 @@ from rlcap.config.load import load_config
 from rlcap.config.reward import HeadKind
 from rlcap.errors import ConfigError, DataError
 from rlcap.evaluation.scored_pairs import ScoredPairs, describe_scored_pairs
+from rlcap.pipeline.preflight import make_all
 from rlcap.pipeline.reward_fitting import HELDOUT_FILE
 from rlcap.pipeline.stages import Stages
 from rlcap.preferences.importing import import_pairs
@@ -77,4 +78,4 @@ def test_what_needs_audio_is_refused_in_words(stages):
     with pytest.raises(ConfigError, match=r"reward\.preferences must name pairs"):
         load_config(["experiment=human_votes", "reward.preferences=''"])
     with pytest.raises(DataError, match="there is no audio to open: only `rlcap reward fit` does without"):
-        stages(some_pairs()).check_data()
+        make_all(stages(some_pairs()).data_checks())

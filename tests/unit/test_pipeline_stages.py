@@ -14,7 +14,8 @@ from tiny_parts import save_clap, save_language_model
 from rlcap.captioners.loading import load_captioner
 from rlcap.config.load import load_config
 from rlcap.config.reward import HeadKind
-from rlcap.errors import CheckpointError, ConfigError, DataError
+from rlcap.errors import CheckpointError, ConfigError, DataError, PreflightError
+from rlcap.pipeline.preflight import make_all
 from rlcap.pipeline.reward_fitting import FIT_FILE, FIT_PAGE
 from rlcap.pipeline.stages import PAIRS_FILE, Stages, run_stage
 from rlcap.preferences.pairs import PreferencePair, read_pairs, write_pairs
@@ -109,14 +110,14 @@ def test_given_pairs_are_kept_by_their_content(stages, tmp_path):
 def test_pairs_of_other_clips_and_files_that_are_not_there_are_refused_at_launch(stages, tmp_path):
     quick = ("training.supervised=false", f"reward.preferences={tmp_path}/pairs.parquet")
     with pytest.raises(DataError, match="cannot be read"):
-        stages(*quick).check_data()
+        make_all(stages(*quick).data_checks())
     write_pairs([], tmp_path / "pairs.parquet")
     with pytest.raises(DataError, match="holds no preference pairs"):
-        stages(*quick).check_data()
+        make_all(stages(*quick).data_checks())
     write_pairs(votes(["elsewhere"]), tmp_path / "pairs.parquet")
     fault = r"none of the 3 preference pairs .* of the split preference: .* 'elsewhere' there and '1.wav' here"
     with pytest.raises(DataError, match=fault):
-        stages(*quick).check_data()
+        make_all(stages(*quick).data_checks())
     with pytest.raises(ConfigError, match=r"reward\.preferences must name a \.parquet file"):
         stages("reward.preferences=votes.csv")
 
@@ -124,15 +125,15 @@ def test_pairs_of_other_clips_and_files_that_are_not_there_are_refused_at_launch
 def test_data_that_a_later_stage_cannot_use_is_refused_at_launch(stages, tmp_path):
     write_pairs(votes(preference_ids()), tmp_path / "pairs.parquet")
     given = f"reward.preferences={tmp_path}/pairs.parquet"
-    with pytest.raises(DataError, match=r"1\.wav of the split preference has no label"):
-        stages().check_data()
+    with pytest.raises(PreflightError, match=r"1\.wav of the split preference has no label"):
+        make_all(stages().data_checks())
     with pytest.raises(DataError, match=r"1\.wav of the split rl has neither .* training\.supervised=false"):
-        stages(given).check_data()
-    stages(given, "training.supervised=false").check_data()
+        make_all(stages(given).data_checks())
+    make_all(stages(given, "training.supervised=false").data_checks())
     with pytest.raises(DataError, match=r"24\.wav of the split heldout has no label"):
-        stages(given, "training.supervised=false", "data.label_columns=[]").check_data()
+        make_all(stages(given, "training.supervised=false", "data.label_columns=[]").data_checks())
     with pytest.raises(DataError, match=r"0\.wav of the split captioned has neither caption nor label"):
-        stages(given, "data.caption_column=''").check_data()
+        make_all(stages(given, "data.caption_column=''").data_checks())
     assert not list((tmp_path / "cache").glob("clap-*"))
 
 
@@ -180,12 +181,12 @@ def test_a_prefix_captioner_is_taught_further(stages):
 def test_a_captioner_that_cannot_be_used_is_refused_at_launch(stages, tmp_path):
     whisper = save_tiny_model("whisper", tmp_path / "whisper")
     with pytest.raises(CheckpointError, match="nowhere holds no captioner"):
-        stages("captioner.checkpoint=nowhere").check_data()
+        make_all(stages("captioner.checkpoint=nowhere").data_checks())
     with pytest.raises(CheckpointError, match=r"captioner\.decoder=frozen leaves nothing to tune"):
-        stages(f"captioner.checkpoint={whisper}", "captioner.decoder=frozen").check_data()
+        make_all(stages(f"captioner.checkpoint={whisper}", "captioner.decoder=frozen").data_checks())
     with pytest.raises(CheckpointError, match=r"captioner\.language_model=nowhere cannot be used"):
-        stages("captioner.language_model=nowhere").check_data()
+        make_all(stages("captioner.language_model=nowhere").data_checks())
     with pytest.raises(CheckpointError, match=r"captioner\.audio_encoder=.*whisper cannot be used"):
-        stages(f"captioner.audio_encoder={whisper}").check_data()
+        make_all(stages(f"captioner.audio_encoder={whisper}").data_checks())
     with pytest.raises(ConfigError, match=r"sft\.augment must be false where captioner\.audio_encoder"):
         stages("captioner.audio_encoder=x", "captioner.freeze_encoder=false", "sft.augment=true")

@@ -12,15 +12,15 @@ import pytest
 from actors.audio_cursor import AudioCursor
 from learner.ppo_learner import UsedBatch
 from rlcap.algorithm.update_report import UpdateReport
-from rlcap.checkpoint import latest_good, update_of, write_checkpoint
+from rlcap.checkpoint import latest_good, update_of
 from rlcap.config.run import RunConfig
 from rlcap.config.training import TrackingConfig, TrainingConfig
-from rlcap.errors import ActorLostError, CheckpointError, ConfigError, GuardError
+from rlcap.errors import ActorLostError, CheckpointError, GuardError
 from rlcap.metrics import read_metrics
-from rlcap.pipeline import main_job, tuning
+from rlcap.pipeline import tuning
 from rlcap.pipeline.interrupt import StopRequested, StopSignal
 from rlcap.pipeline.rollout_ledger import check_ledger, read_ledger
-from rlcap.pipeline.tuning import TuningJob, _Loop, open_mirror, read_failures
+from rlcap.pipeline.tuning import TuningJob, _Loop, read_failures
 from rlcap.run_directory import RunDirectory, create_run_directory
 
 CURSOR = AudioCursor(num_clips=4, batch_size=2, seed=0)
@@ -294,14 +294,3 @@ def test_a_run_of_which_no_checkpoint_is_whole_does_not_begin_anew_over_them(tun
     algorithm.train = damage
     with pytest.raises(CheckpointError, match=r"none of the checkpoints in .* is whole"):
         tune_with(algorithm)
-
-
-def test_a_new_run_refuses_a_place_that_holds_the_checkpoints_of_another(job, tmp_path):
-    job.config.training.checkpoint_dir = f"file://{tmp_path}/far"
-    mirror = open_mirror(job.config)
-    main_job._check_mirror(job.config)
-    mirror.upload(write_checkpoint(tmp_path / "other", 7, PretendedPPO({}, first=7).snapshot()))
-    with pytest.raises(ConfigError, match="holds checkpoints already, up to update 7"):
-        main_job._check_mirror(job.config)
-    job.config.resume = True
-    main_job._check_mirror(job.config)
