@@ -50,7 +50,10 @@ def register(commands: Commands) -> None:
 def _run(arguments: argparse.Namespace) -> int:
     from rlcap.captioners.loading import load_captioner
     from rlcap.conformance.check_captioner import check_one_by_one
+    from rlcap.writable import require_file
 
+    if arguments.json:
+        require_file(arguments.json, "--json")
     captioner = load_captioner(arguments.captioner)
     results = []
     for result in check_one_by_one(captioner, _decode(arguments.audio)):

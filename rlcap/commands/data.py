@@ -59,11 +59,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from rlcap.audio.sources import open_source
     from rlcap.config.data import SourceKind
     from rlcap.config.load import load_config
+    from rlcap.writable import require_file
 
     config = load_config(arguments.overrides).data
     if config.kind is SourceKind.soundscapes:
         say("Soundscapes are synthesised as they are asked for: there are no recordings to check.")
         return 0
+    if arguments.quarantine:
+        require_file(arguments.quarantine, "--quarantine")
     source = open_source(config)
     inspection = inspect(_thinned(source, arguments.limit), _log_progress)
     everything = QuarantineList([*source.left_out.quarantined, *inspection.quarantine])

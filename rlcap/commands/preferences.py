@@ -118,9 +118,13 @@ def _run_import(arguments: argparse.Namespace) -> int:
     from rlcap.errors import DataError
     from rlcap.preferences.importing import import_pairs
     from rlcap.preferences.pairs import randomise_order, write_pairs
+    from rlcap.writable import require_file
 
     if arguments.out.exists():
         raise DataError(f"{arguments.out} is there already; give another name, or move it away")
+    require_file(arguments.out, "OUT")
+    if arguments.quarantine:
+        require_file(arguments.quarantine, "--quarantine")
     found = import_pairs(arguments.file)
     write_pairs(randomise_order(found.pairs, seed=0), arguments.out)
     if arguments.quarantine:

@@ -135,8 +135,10 @@ def _run_fit(arguments: argparse.Namespace) -> int:
 
 def _run_score(arguments: argparse.Namespace) -> int:
     from rlcap.pipeline.caption_scores import check_out, open_reward, read_captions, score_captions, write_scores
+    from rlcap.writable import require_file
 
     check_out(arguments.out)
+    require_file(arguments.out, "OUT")
     listed = read_captions(arguments.manifest)
     scored = score_captions(listed, open_reward(arguments.reward))
     write_scores(listed, scored, arguments.out)
@@ -153,9 +155,11 @@ def _run_score(arguments: argparse.Namespace) -> int:
 def _run_compare(arguments: argparse.Namespace) -> int:
     from rlcap.errors import DataError
     from rlcap.pipeline.reward_comparison import compare_rewards
+    from rlcap.writable import require_file
 
     if arguments.out.suffix.lower() != ".html":
         raise DataError(f"--out must name an .html file, got {arguments.out}")
+    require_file(arguments.out, "--out")
     found = compare_rewards(arguments.a, arguments.b, arguments.manifest, arguments.out)
     agreement, same_order = found.agreement, found.agreement.same_order
     rows = [

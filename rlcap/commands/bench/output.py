@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from rlcap.commands.terminal import aligned, say
+from rlcap.errors import ConfigError
+from rlcap.writable import require_file
 
 
 def add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -39,15 +41,17 @@ def deliver(found: Mapping[str, object], arguments: argparse.Namespace) -> None:
 def _new_file(name: str) -> Path:
     """Refuse before anything is measured what could not be written afterwards."""
     path = Path(name)
-    if not path.parent.is_dir():
-        raise argparse.ArgumentTypeError(f"there is no folder {path.parent} to write {path.name} to")
+    try:
+        require_file(path, name)
+    except ConfigError as fault:
+        raise argparse.ArgumentTypeError(str(fault)) from fault
     return path
 
 
 def _earlier(name: str) -> dict[str, Any]:
     try:
         figures = json.loads(Path(name).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise argparse.ArgumentTypeError(f"{name} cannot be read as the --json of an earlier run: {error}") from error
     if not isinstance(figures, dict) or "hardware" not in figures:
         raise argparse.ArgumentTypeError(f"{name} is no --json of an earlier run: it names no hardware")
