@@ -67,7 +67,8 @@ def check_before_stages(config: RunConfig, stages: Stages) -> None:
     preflight = Preflight(config, stages)
     found = {check: _faults_of([partial(check, preflight)]) for check in CHECKS}
     faults = [fault for some in found.values() for fault in some]
-    if not found[check_cache]:  # synthetic clips are made to be looked at
+    are_made = config.data.kind is SourceKind.soundscapes  # to be looked at, into the cache
+    if not (found[check_cache] or (are_made and faults)):
         faults += _faults_of((*stages.data_checks(), partial(check_captions, preflight)))
     _raise_all(faults)
 
@@ -118,6 +119,11 @@ def check_ray_starts(preflight: Preflight) -> None:
                 f"{OBJECT_STORE_BYTES / 2**20:.0f}: it goes to a disk, and weights and rollouts take longer. Start a "
                 "container with --shm-size=1g or more"
             )
+
+
+def check_settings(preflight: Preflight) -> None:
+    """What the settings name is there: directories of the captioner, text terms of the reward."""
+    preflight.stages.check_settings()
 
 
 def check_captioner(preflight: Preflight) -> None:
@@ -171,6 +177,7 @@ CHECKS: tuple[Check, ...] = (
     check_mirror,
     check_trackers,
     check_ray_starts,
+    check_settings,
     check_captioner,
     check_room,
     check_same_clips,

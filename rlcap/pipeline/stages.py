@@ -73,14 +73,10 @@ class Stages:
         """Yield what refuses data that a later stage of the whole job could not use, before the first one begins.
 
         Each raises DataError where the clips of a split lack captions or labels that are needed, or given pairs cannot
-        be used; CheckpointError where `reward.clap_checkpoint` or the captioner's parts cannot be; ConfigError where
-        `reward.text_terms.custom` names a term that is not known here.
+        be used, and CheckpointError where `reward.clap_checkpoint` cannot be.
         """
         training, captioner, reward = self.config.training, self.config.captioner, self.config.reward
-        yield self._check_captioner
-        fits_a_reward = training.controls or not reward.checkpoint
-        if fits_a_reward:
-            yield lambda: find_text_terms(reward.text_terms.custom)
+        fits_a_reward = self.fits_a_reward
         if training.supervised or captioner.supervise or not captioner.checkpoint:
             yield lambda: self.clips(Split.captioned).known_captions()
         hears_by_small_clap = not captioner.checkpoint and not captioner.audio_encoder
@@ -96,6 +92,22 @@ class Stages:
         if training.supervised:
             yield lambda: self.clips(Split.rl).known_captions()
         yield lambda: self.clips(Split.heldout).known_scenes()
+
+    def check_settings(self) -> None:
+        """Refuse what the captioner is made of, as far as that shows without its weights, and unknown text terms.
+
+        Raises:
+            CheckpointError: a directory of the captioner cannot be used.
+            ConfigError: `reward.text_terms.custom` names a term that is not known here.
+        """
+        self._check_captioner()
+        if self.fits_a_reward:
+            find_text_terms(self.config.reward.text_terms.custom)
+
+    @property
+    def fits_a_reward(self) -> bool:
+        """Whether a reward model is fitted on the way, if only for a control."""
+        return self.config.training.controls or not self.config.reward.checkpoint
 
     @cached_property
     def clap(self) -> StageResult:

@@ -132,7 +132,7 @@ def test_data_that_a_later_stage_cannot_use_is_refused_at_launch(stages, tmp_pat
     make_all(stages(given, "training.supervised=false").data_checks())
     with pytest.raises(DataError, match=r"24\.wav of the split heldout has no label"):
         make_all(stages(given, "training.supervised=false", "data.label_columns=[]").data_checks())
-    with pytest.raises(DataError, match=r"0\.wav of the split captioned has neither caption nor label"):
+    with pytest.raises(PreflightError, match=r"0\.wav of the split captioned has neither caption nor label"):
         make_all(stages(given, "data.caption_column=''").data_checks())
     assert not list((tmp_path / "cache").glob("clap-*"))
 
@@ -181,12 +181,12 @@ def test_a_prefix_captioner_is_taught_further(stages):
 def test_a_captioner_that_cannot_be_used_is_refused_at_launch(stages, tmp_path):
     whisper = save_tiny_model("whisper", tmp_path / "whisper")
     with pytest.raises(CheckpointError, match="nowhere holds no captioner"):
-        make_all(stages("captioner.checkpoint=nowhere").data_checks())
+        stages("captioner.checkpoint=nowhere").check_settings()
     with pytest.raises(CheckpointError, match=r"captioner\.decoder=frozen leaves nothing to tune"):
-        make_all(stages(f"captioner.checkpoint={whisper}", "captioner.decoder=frozen").data_checks())
+        stages(f"captioner.checkpoint={whisper}", "captioner.decoder=frozen").check_settings()
     with pytest.raises(CheckpointError, match=r"captioner\.language_model=nowhere cannot be used"):
-        make_all(stages("captioner.language_model=nowhere").data_checks())
+        stages("captioner.language_model=nowhere").check_settings()
     with pytest.raises(CheckpointError, match=r"captioner\.audio_encoder=.*whisper cannot be used"):
-        make_all(stages(f"captioner.audio_encoder={whisper}").data_checks())
+        stages(f"captioner.audio_encoder={whisper}").check_settings()
     with pytest.raises(ConfigError, match=r"sft\.augment must be false where captioner\.audio_encoder"):
         stages("captioner.audio_encoder=x", "captioner.freeze_encoder=false", "sft.augment=true")

@@ -108,7 +108,7 @@ def test_what_an_entry_point_names_must_be_one_function_that_can_be_imported(ins
 def test_a_name_is_refused_before_any_stage_runs(tmp_path):
     stages = Stages(load_config(["experiment=smoke", f"cache_dir={tmp_path}", "reward.text_terms.custom.polite=0.5"]))
     with pytest.raises(ConfigError, match="known here: none"):
-        stages.check_data()
+        stages.check_settings()
     with pytest.raises(ConfigError, match="known here: none"):
         stages.reward(stages.config.reward.head.kind)
     assert list(tmp_path.iterdir()) == []
