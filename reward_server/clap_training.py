@@ -15,6 +15,7 @@ from reward_server.small_clap import SmallClap
 from rlcap.audio.augmentation import augment_frames
 from rlcap.audio.features import LogMelConfig
 from rlcap.config.reward import ClapConfig
+from rlcap.divergence import DivergenceWatch, lower
 from rlcap.threads import deterministic_algorithms
 from rlcap.types import PolicyFeatures
 
@@ -61,7 +62,9 @@ def train_clap(
     `seed` decides initial weights, split, order and augmentation. `log_mel` tells how `features` were made, for clips
     that come later; None: with the default settings.
 
-    Raises ValueError where captions and clips differ in number, or are too few to train and validate on.
+    Raises:
+        ValueError: captions and clips differ in number, or are too few to train and validate on.
+        DivergedError: loss, gradient or weights are not finite.
     """
     num_clips = len(features.frames)
     if len(captions) != num_clips:
@@ -146,6 +149,9 @@ class _Training:
             pct_start=WARMUP_SHARE,
             cycle_momentum=False,
         )
+        self._watch = DivergenceWatch(
+            "training the small CLAP", lower({"reward.clap.learning_rate": config.learning_rate})
+        )
         clap.audio_tower.tower.fit_input_scale(self._frames[self._training], self._mask[self._training])
 
     def run(self, on_epoch: Callable[[ClapProgress], None] | None) -> tuple[float, ...]:
@@ -156,13 +162,14 @@ class _Training:
             order = self._training[torch.randperm(len(self._training), generator=self._generator)]
             # Equal batches: a small last one would be an easier contrast with a noisy gradient.
             batches = order.tensor_split(self._steps_per_epoch)
-            losses.append(float(np.mean([self._step(batch) for batch in batches])))
+            losses.append(float(np.mean([self._step(batch, epoch) for batch in batches])))
             if on_epoch is not None:
                 on_epoch(ClapProgress(epoch, self._config.num_epochs, losses[-1]))
+        self._watch.finish(self._clap.state_dict().values())
         self._clap.eval()
         return tuple(losses)
 
-    def _step(self, batch: Int64[Tensor, " batch"]) -> float:
+    def _step(self, batch: Int64[Tensor, " batch"], epoch: int) -> float:
         frames, mask = self._frames[batch], self._mask[batch]
         if self._config.augment:
             frames, mask = shift_in_time(frames, mask, self._generator)
@@ -178,8 +185,9 @@ class _Training:
             loss = loss + self._config.word_loss_weight * self._word_loss(audio, batch)
         self._optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self._clap.parameters(), MAX_GRAD_NORM)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._clap.parameters(), MAX_GRAD_NORM)
         self._optimizer.step()
+        self._watch.note_step(epoch, loss, grad_norm)
         self._schedule.step()
         return loss.item()
 

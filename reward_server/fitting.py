@@ -18,6 +18,7 @@ from reward_server.lora import add_adapters, merge_adapters
 from reward_server.pair_table import PairTable, rows_of_parts
 from reward_server.tower_inputs import HeardAudio, TowerInputs, tower_inputs
 from rlcap.config.reward import FinetuneTowers, HeadConfig, HeadKind
+from rlcap.divergence import DivergenceWatch, lower
 from rlcap.evaluation.scored_pairs import ScoredPairs
 from rlcap.preferences.bradley_terry import bradley_terry_loss
 from rlcap.preferences.clip_split import ClipSplit
@@ -96,6 +97,7 @@ def fit_preferences(
 
     Raises:
         DataError: a pair names a clip without audio, or a part of the split is empty.
+        DivergedError: loss, gradient or weights are not finite.
     """
     table = PairTable.build([*pairs, *matching], clip_ids)
     training, validation, heldout = rows_of_parts(pairs, split or draw_split(pairs, config, seed=seed))
@@ -199,6 +201,10 @@ class _Fit:
         self._table = table
         self._config = config
         self._generator = torch.Generator().manual_seed(seed)
+        rates = {"reward.head.learning_rate": config.learning_rate}
+        if inputs.trainable:
+            rates["reward.head.tower_learning_rate"] = config.tower_learning_rate
+        self._watch = DivergenceWatch("fitting the reward model", lower(rates))
         self.train_losses: list[float] = []
         self.validation_losses: list[float] = []
         self.best_epoch = -1
@@ -210,6 +216,8 @@ class _Fit:
         preferred = torch.where(table.share_for_a >= 0.5, table.caption_a, table.caption_b)[training]
         with torch.no_grad():
             audio, text = self._inputs.audio(clips), self._inputs.text(preferred.unique())
+            self._watch.check_inputs("audio embeddings", audio)
+            self._watch.check_inputs("caption embeddings", text)
             head.fit_input_scale(audio, text)
             head.start_as_matcher(self._inputs.audio(table.clip[training]), self._inputs.text(preferred))
 
@@ -230,9 +238,11 @@ class _Fit:
         best_loss, best_weights = np.inf, self._weights()
         for epoch in range(self._config.num_epochs):
             self._head.train()
-            self.train_losses.append(self._epoch(training, optimizer))
+            self.train_losses.append(self._epoch(epoch, training, optimizer))
             self._head.eval()
+            self._watch.finish(self._parameters())
             self.validation_losses.append(self._loss(validation))
+            self._watch.check_validation(epoch, self.validation_losses[-1])
             if on_epoch is not None:
                 on_epoch(FitProgress(epoch, self._config.num_epochs, self.train_losses[-1], self.validation_losses[-1]))
             if self.validation_losses[-1] < best_loss:
@@ -263,7 +273,7 @@ class _Fit:
         sides = [self.scores(pairs, caption) for caption in (self._table.caption_a, self._table.caption_b)]
         return torch.cat(sides).mean().item()
 
-    def _epoch(self, training: Int64[Tensor, " pair"], optimizer: torch.optim.Optimizer) -> float:
+    def _epoch(self, epoch: int, training: Int64[Tensor, " pair"], optimizer: torch.optim.Optimizer) -> float:
         # Pairs of a clip stay together, so that each clip is embedded about once in an epoch.
         rank = torch.randperm(int(self._table.clip.max()) + 1, generator=self._generator)
         order = training[rank[self._table.clip[training]].argsort(stable=True)]
@@ -272,8 +282,9 @@ class _Fit:
             loss = self._batch_loss(batch)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self._parameters(), MAX_GRAD_NORM)
+            grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters(), MAX_GRAD_NORM)
             optimizer.step()
+            self._watch.note_step(epoch, loss, grad_norm)
             losses.append(loss.item())
         return float(np.mean(losses))
 

@@ -45,6 +45,10 @@ class ActorLostError(RlcapError):
     """A Ray actor that died or stayed silent beyond its time limit."""
 
 
+class DivergedError(RlcapError):
+    """Training of a stage whose loss, gradient or weights are not finite; nothing of it is kept."""
+
+
 class GuardError(RlcapError):
     """A guard of the learner that stopped a run; no step was published with what it found."""
 

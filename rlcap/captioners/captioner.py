@@ -133,6 +133,10 @@ class Captioner(nn.Module, ABC):
         hidden = self.hidden_states(state.encoding, state.clip_index, state.tokens, everywhere)
         return hidden.view(*state.tokens.shape, -1)[:, -1]
 
+    def longest_caption(self, encoding: Encoding) -> int | None:  # noqa: ARG002
+        """Return how many tokens a caption of these clips may have; None where positions have no end."""
+        return None
+
     def compile_steps(self, backend: str = "inductor") -> None:  # noqa: ARG002
         """Compile `step`, with shapes that never change. Raises CheckpointError where that cannot be done."""
         raise CheckpointError(

@@ -32,12 +32,14 @@ _SFT_MORE = """\
 examples:
   rlcap sft
   rlcap sft experiment=esc10 data.root=recordings sft.num_epochs=40
-  rlcap sft captioner.checkpoint=whisper captioner.decoder=lora sft.learning_rate=1e-4
+  rlcap sft captioner.checkpoint=whisper captioner.decoder=lora
+  rlcap sft captioner.checkpoint=whisper sft.microbatch_size=4 sft.precision=bfloat16
   rlcap sft captioner.language_model=gpt2 captioner.audio_encoder=clap captioner.mapper=transformer \\
       captioner.decoder=frozen
 
 settings most often changed:
-  sft.num_epochs, sft.learning_rate              1e-3 is for new models; 1e-4 for adapters, 1e-5 for whole ones
+  sft.num_epochs, sft.learning_rate              0, the default rate, goes by what is trained (see docs/captioners.md)
+  sft.microbatch_size, sft.precision             less memory, and more speed on a GPU
   sft.text_epochs                                passes over the captions of the `clap` split, without their audio
   captioner.checkpoint                           a captioner to train further
   captioner.decoder=full|lora|frozen             what learns of a checkpoint's decoder, or a given language model

@@ -9,6 +9,9 @@ from enum import Enum
 from rlcap.config.precision import Precision, SaveDtype
 from rlcap.config.section import Section, must_be_a_share, must_be_positive, must_not_be_negative
 
+NEW_RATE, ADAPTERS_RATE, PRETRAINED_RATE = 1e-3, 2e-4, 1e-5
+"""Learning rates of supervised fine-tuning, by where the trained weights come from."""
+
 
 class DecoderTuning(Enum):
     """What is tuned of the decoder of a checkpoint."""
@@ -136,8 +139,13 @@ class SftConfig(Section):
     """Passes over the captioned clips."""
     batch_size: int = 32
     """Clips per step."""
-    learning_rate: float = 1e-3
-    """Peak of a cosine schedule."""
+    microbatch_size: int = 0
+    """Clips that go through the captioner at once, to save memory; 0 means the whole batch."""
+    precision: Precision = Precision.float32
+    """Arithmetic of the passes; weights and optimiser stay in float32."""
+    learning_rate: float = 0.0
+    """Peak of a cosine schedule; 0: by what is trained. 1e-3 for new modules, 2e-4 for adapters, and 1e-5 for what
+    comes from `captioner.checkpoint`, `captioner.language_model` or `captioner.audio_encoder`."""
     weight_decay: float = 0.05
     """AdamW's decay."""
     dropout: float = 0.1
@@ -147,8 +155,11 @@ class SftConfig(Section):
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range."""
-        yield from must_be_positive(
-            num_epochs=self.num_epochs, batch_size=self.batch_size, learning_rate=self.learning_rate
+        yield from must_be_positive(num_epochs=self.num_epochs, batch_size=self.batch_size)
+        yield from must_not_be_negative(
+            weight_decay=self.weight_decay,
+            text_epochs=self.text_epochs,
+            microbatch_size=self.microbatch_size,
+            learning_rate=self.learning_rate,
         )
-        yield from must_not_be_negative(weight_decay=self.weight_decay, text_epochs=self.text_epochs)
         yield from must_be_a_share(dropout=self.dropout)

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from learner.learning_rates import EVERYTHING
 from learner.supervised import supervise, teach_language
 from reward_server.small_clap import SmallClap
 from rlcap.captioners.captioner import Captioner
 from rlcap.captioners.prefix import PrefixCaptioner
 from rlcap.captioners.prefix_parts import build_around_language_model, build_prefix_captioner
 from rlcap.captioners.tokenizer import build_word_tokenizer
-from rlcap.config.captioner import SftConfig
+from rlcap.config.captioner import CaptionerConfig, SftConfig
 from rlcap.config.data import Split
 from rlcap.config.run import RunConfig
 from rlcap.pipeline.clips import SplitClips
@@ -25,6 +26,8 @@ from rlcap.pipeline.progress import progress_bar
 from rlcap.soundscapes.grammar import vocabulary
 from rlcap.types import Clip
 
+LANGUAGE_MODEL, AUDIO_TOWER = "language_model", "audio_tower"
+"""Modules of a prefix captioner."""
 SILENCE = Clip("silence", np.zeros(16_000, dtype=np.float32), 16_000)
 
 
@@ -38,7 +41,8 @@ class Teacher:
 
     def texts(self) -> list[str]:
         """Captions that teach a new language model its language; none where it is not to be taught so."""
-        if self.config.captioner.language_model or not self.config.sft.text_epochs:
+        captioner = self.config.captioner
+        if captioner.checkpoint or captioner.language_model or not self.config.sft.text_epochs:
             return []
         return [own[0] for own in self.clips(Split.clap).known_captions()]
 
@@ -76,6 +80,7 @@ class Teacher:
                 config,
                 self.config.seed,
                 lambda _, loss: advance(f"loss {loss:.2f}"),
+                pretrained=pretrained_parts(self.config.captioner),
             )
 
     def _teach_language(self, captioner: Captioner, texts: Sequence[str]) -> None:
@@ -100,3 +105,11 @@ class Teacher:
         """Where captioners are taught."""
         has_gpu = self.config.cluster.learner_gpus > 0 and torch.cuda.is_available()
         return torch.device("cuda" if has_gpu else "cpu")
+
+
+def pretrained_parts(config: CaptionerConfig) -> tuple[str, ...]:
+    """Name the modules of a captioner that come from elsewhere; a small audio tower is as new as its small CLAP."""
+    if config.checkpoint:
+        return EVERYTHING
+    given = {LANGUAGE_MODEL: config.language_model, AUDIO_TOWER: config.audio_encoder}
+    return tuple(name for name, directory in given.items() if directory)
