@@ -221,6 +221,22 @@ def save_tiny_model(architecture: str, directory: Path, seed: int | None = None)
     return directory
 
 
+def save_whisper_of_published_size(directory: Path, dtype: torch.dtype) -> Path:
+    """Write a Whisper of the size of OpenAI's smallest, of random weights, as they publish it: saved in `dtype`."""
+    _, processor = whisper()
+    tokenizer = processor.tokenizer
+    known = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = WhisperForConditionalGeneration(
+            WhisperConfig(vocab_size=51_864, d_model=384, decoder_start_token_id=tokenizer.eos_token_id + 1, **known)
+        )
+    model.generation_config = GenerationConfig(decoder_start_token_id=tokenizer.eos_token_id + 1, **known)
+    model.to(dtype).save_pretrained(directory)
+    WhisperProcessor(WhisperFeatureExtractor(return_attention_mask=True), tokenizer).save_pretrained(directory)
+    return directory
+
+
 def _log_mel():
     return WhisperFeatureExtractor(feature_size=NUM_MELS, chunk_length=LONGEST_S, return_attention_mask=True)
 

@@ -16,6 +16,7 @@ from rlcap.config.load import load_config
 CLUSTER = Path(__file__).resolve().parents[2] / "cluster"
 START = CLUSTER / "start-or-resume.sh"
 SBATCH = CLUSTER / "slurm/rlcap.sbatch"
+GPU = Path(__file__).parents[1] / "gpu/run.sh"
 
 STAND_INS = {
     # Answers, and notes what it was asked.
@@ -80,7 +81,7 @@ def wait_for(environment, text):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("script", [START, SBATCH], ids=lambda path: path.name)
+@pytest.mark.parametrize("script", [START, SBATCH, GPU], ids=lambda path: path.name)
 def test_shell_scripts_are_free_of_known_mistakes(script):
     subprocess.run(["bash", "-n", script], check=True)
     if not shutil.which("shellcheck"):
