@@ -144,9 +144,15 @@ def _only_good(paths: Iterable[Path]) -> Iterator[Path]:
 def _score(path: Path) -> float:
     """Return what `SCORE` says of a checkpoint; one without, or a damaged one, is the worst."""
     try:
-        return float(json.loads((path / SCORE).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return _finite(json.loads((path / SCORE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
         return -math.inf
+
+
+def _finite(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return -math.inf
+    return float(value)
 
 
 def _seal(folder: Path) -> None:
@@ -167,9 +173,9 @@ def _read_checksums(path: Path) -> dict[str, str]:
         recorded = json.loads((path / CHECKSUMS).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no whole checkpoint at {path}: {CHECKSUMS} is missing") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {CHECKSUMS} is no valid JSON") from error
-    if not isinstance(recorded, dict) or not recorded:
+    if not isinstance(recorded, dict) or not recorded or not all(isinstance(one, str) for one in recorded.values()):
         raise CheckpointError(f"checkpoint {path} is damaged: {CHECKSUMS} names no files")
     return recorded
 

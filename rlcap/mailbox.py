@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlcap.errors import RunError
+from rlcap.errors import DataError, RunError
+from rlcap.tables.json_values import read_json_object
 from rlcap.whole_file import whole_file
 
 REQUEST, ANSWER, ALIVE = ".request.json", ".answer.json", "alive"
@@ -52,9 +53,8 @@ class Mailbox:
         for path in sorted(self._folder.glob(f"*{REQUEST}")):
             name = path.name.removesuffix(REQUEST)
             try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                messages.append(Message(name, str(content["action"]), dict(content["arguments"])))
-            except (ValueError, TypeError, KeyError) as error:
+                messages.append(_message(name, path))
+            except DataError as error:
                 self.refuse(name, f"the request cannot be read: {error}")
             path.unlink()
         return messages
@@ -90,12 +90,20 @@ def ask(folder: Path, action: str, arguments: Mapping[str, Any], timeout_s: floa
             (folder / f"{name}{REQUEST}").unlink(missing_ok=True)
             raise RunError(f"the run in {folder.parent} did not answer within {timeout_s:g} s; see its log")
         time.sleep(POLL_S)
-    found = json.loads(answer.read_text(encoding="utf-8"))
+    found = read_json_object(answer)
     answer.unlink()
     if "refused" in found:
         raise RunError(found["refused"])
     content: dict[str, Any] = found["content"]
     return content
+
+
+def _message(name: str, path: Path) -> Message:
+    content = read_json_object(path)
+    action, arguments = content.get("action"), content.get("arguments")
+    if not isinstance(action, str) or not isinstance(arguments, dict):
+        raise DataError("expected an action as text and arguments as an object")
+    return Message(name, action, arguments)
 
 
 def _check_alive(folder: Path) -> None:

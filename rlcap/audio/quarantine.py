@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rlcap.errors import DataError
+from rlcap.tables.delimited import delimited_rows
+from rlcap.tables.rows import Row, sift
 from rlcap.types import Quarantined
 from rlcap.whole_file import whole_file
 
@@ -32,13 +34,10 @@ class QuarantineList:
         """
         if not path.exists():
             return cls()
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            if reader.fieldnames != _COLUMNS:
-                raise DataError(
-                    f"{path} is no quarantine list: expected the columns {_COLUMNS}, got {reader.fieldnames}"
-                )
-            return cls(Quarantined(row["path"], row["reason"]) for row in reader)
+        sifted = sift(delimited_rows(path, _COLUMNS, ()), _quarantined, path.name)
+        for bad in sifted.quarantined:
+            raise DataError(f"{path} is no whole quarantine list: {bad.path}: {bad.reason}; move it away")
+        return cls(sifted.values)
 
     def __len__(self) -> int:
         return len(self._reasons)
@@ -67,3 +66,7 @@ class QuarantineList:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
             writer.writerows(self._reasons.items())
+
+
+def _quarantined(row: Row) -> Quarantined:
+    return Quarantined(row.text("path"), row.text("reason"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlcap.config.data import SourceKind, Split
@@ -16,6 +16,7 @@ from rlcap.pipeline.clips import open_split
 from rlcap.pipeline.comparison import compare
 from rlcap.pipeline.stage_cache import StageCache
 from rlcap.run_directory import RunDirectory
+from rlcap.tables.json_values import read_json_object
 from rlcap.whole_file import whole_file
 
 
@@ -31,25 +32,27 @@ def evaluate(run_path: Path, overrides: Sequence[str]) -> Path:
     run = RunDirectory(run_path)
     if not run.summary.exists():
         raise DataError(f"{run_path} has no summary.json: finish it with `rlcap train resume=true run_dir={run_path}`")
+    summary = read_json_object(run.summary)
     config = read_config(run.config, overrides)
     with run_lease(run_path):
-        found = _evaluate(run, config)
+        found = _evaluate(run, config, summary)
         path = run_path / "eval.json"
         with whole_file(path) as fresh:
             fresh.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return path
 
 
-def _evaluate(run: RunDirectory, config: RunConfig) -> dict[str, object]:
+def _evaluate(run: RunDirectory, config: RunConfig, summary: Mapping[str, object]) -> dict[str, object]:
     start = time.monotonic()
-    captioners = {path.name: path for path in sorted(run.captioners.glob("[!.]*"))}
+    captioners = {path.name: path for path in sorted(run.captioners.glob("[!.]*")) if path.is_dir()}
+    if not captioners:
+        raise DataError(f"{run.captioners} holds no captioners: those of a finished run cannot be made anew")
     clips = open_split(config.data, Split.heldout, StageCache(Path(config.cache_dir)))
     comparison = compare(captioners, clips, config.sampling, config.evaluation, seed=config.seed)
-    summary = json.loads(run.summary.read_text(encoding="utf-8"))
     return {
         **summary,
         **comparison.figures,
         "synthetic": config.data.kind is SourceKind.soundscapes,
-        "quarantined": len(comparison.quarantined),
+        "quarantined": len(clips.quarantined) + len(comparison.quarantined),
         "wall_s": {"evaluation": time.monotonic() - start},
     }

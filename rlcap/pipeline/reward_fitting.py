@@ -22,6 +22,7 @@ from rlcap.preferences.clip_split import ClipSplit
 from rlcap.preferences.pairs import PreferencePair
 from rlcap.report.fit_page import render_fit
 from rlcap.report.page import write_page
+from rlcap.tables.json_values import read_json_object
 
 METRICS_FILE, HELDOUT_FILE = "metrics.json", "heldout_pairs.parquet"
 """Beside a reward model that was fitted here: losses and counts of the fit, held-out pairs with their scores."""
@@ -105,7 +106,7 @@ def write_fit_report(path: Path, reward: Path, fitting: RewardFitting, config: F
 
         heldout = ScoredPairs.load(reward / HELDOUT_FILE)
         measured = evaluate_fit(heldout, fitting.pairs, fit, fitting.config, config, seed=fitting.seed)
-    metrics = json.loads((reward / METRICS_FILE).read_text(encoding="utf-8"))
+    metrics = read_json_object(reward / METRICS_FILE)
     training = {name: metrics[name] for name in metrics if name.startswith("num_")}
     text = json.dumps({"title": reward.name, "training": training, **asdict(measured)}, indent=2, allow_nan=False)
     (path / FIT_FILE).write_text(text + "\n", encoding="utf-8")

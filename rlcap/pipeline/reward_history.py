@@ -6,7 +6,10 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from rlcap.errors import DataError
 from rlcap.run_directory import RunDirectory
+from rlcap.tables.json_values import read_json_rows
+from rlcap.tables.rows import Row, sift
 from rlcap.whole_file import whole_file
 
 
@@ -60,10 +63,17 @@ class RewardHistory:
 
 
 def read_history(run: RunDirectory) -> list[RewardEntry]:
-    """Return the entries on disk; none before the first update of a run."""
+    """Return the entries on disk; none before the first update of a run. Raises DataError where they are damaged."""
     if not run.reward_history.exists():
         return []
-    return [RewardEntry(**entry) for entry in json.loads(run.reward_history.read_text(encoding="utf-8"))]
+    sifted = sift(read_json_rows(run.reward_history), _entry, run.reward_history.name)
+    for bad in sifted.quarantined:
+        raise DataError(f"{bad.path} of {run.path} cannot be used: {bad.reason}")
+    return sifted.values
+
+
+def _entry(row: Row) -> RewardEntry:
+    return RewardEntry(row.text("version"), row.whole("from_update"), row.text("path"))
 
 
 def last_reward(run: RunDirectory) -> Path | None:

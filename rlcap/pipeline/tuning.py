@@ -26,7 +26,7 @@ from rlcap.checkpoint_mirror import CheckpointMirror, newest_good
 from rlcap.config.algorithm import AlgorithmKind, PPOConfig
 from rlcap.config.precision import Precision
 from rlcap.config.run import RunConfig
-from rlcap.errors import ActorLostError, CheckpointError, GuardError
+from rlcap.errors import ActorLostError, CheckpointError, DataError, GuardError, RowError
 from rlcap.metrics import MetricsWriter
 from rlcap.pipeline.checkpointing import Checkpointer
 from rlcap.pipeline.interrupt import StopRequested, StopSignal
@@ -38,6 +38,8 @@ from rlcap.pipeline.timeline import Timeline
 from rlcap.protocols import AudioSource
 from rlcap.restarts import Restarts
 from rlcap.run_directory import RunDirectory
+from rlcap.tables.json_values import read_json_object
+from rlcap.tables.rows import Row
 from rlcap.whole_file import whole_file
 
 log = logging.getLogger(__name__)
@@ -114,8 +116,11 @@ def read_failures(run: RunDirectory) -> dict[str, int]:
     """Return why captions of a run could not be scored, and the first update in which that happened."""
     if not run.failures.exists():
         return {}
-    failures: dict[str, int] = json.loads(run.failures.read_text(encoding="utf-8"))
-    return failures
+    failures = Row(1, run.failures.name, read_json_object(run.failures))
+    try:
+        return {reason: failures.whole(reason) for reason in failures.cells}
+    except RowError as error:
+        raise DataError(f"{run.failures} is damaged, move it away: {error}") from error
 
 
 class _Loop:

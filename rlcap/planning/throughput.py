@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from rlcap.errors import DataError
 
@@ -51,8 +53,13 @@ def _rates(figures: object) -> dict[int, float]:
     rates: dict[int, float] = {}
     if not isinstance(figures, Mapping):
         return rates
-    for row in [*figures.get("rates", []), *figures.get("speeds", [])]:
-        if isinstance(row, Mapping) and "num_actors" in row and "captions_per_s" in row:
-            count, rate = int(row["num_actors"]), float(row["captions_per_s"])
-            rates[count] = max(rate, rates.get(count, 0.0))
+    for rows in (figures.get("rates"), figures.get("speeds")):
+        for row in rows if isinstance(rows, list) else []:
+            count, rate = (row.get("num_actors"), row.get("captions_per_s")) if isinstance(row, Mapping) else (0, 0)
+            if _is_number(count) and _is_number(rate) and count >= 1 and rate > 0:
+                rates[int(count)] = max(float(rate), rates.get(int(count), 0.0))
     return rates
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -12,7 +12,7 @@ from rlcap.preferences.fense import fense_rows, is_fense
 from rlcap.preferences.label_studio import flat_row, is_flat, is_task, task_rows
 from rlcap.preferences.pair_rows import read_pair
 from rlcap.preferences.pairs import PreferencePair
-from rlcap.tables.json_values import json_line_rows, read_json
+from rlcap.tables.json_values import json_line_rows, listed_rows, read_json
 from rlcap.tables.reading import READERS, read_rows
 from rlcap.tables.rows import Row, described, refuse_what_left_nothing, sift
 from rlcap.types import Quarantined
@@ -82,7 +82,7 @@ def _json_rows(path: Path, passed_over: Counter[str]) -> _Rows:
         return _Rows(task_rows(items, passed_over))
     if any(map(is_fense, items)):
         return _Rows(fense_rows(items), are_votes=False)
-    return _Rows(_table_rows(map(_listed_row, range(1, len(items) + 1), items), passed_over))
+    return _Rows(_table_rows(listed_rows(items), passed_over))
 
 
 def _holds_lines(path: Path) -> bool:
@@ -94,13 +94,6 @@ def _holds_lines(path: Path) -> bool:
         raise DataError(f"{path} cannot be read as JSON: {error.strerror}") from error
     first, _, others = start.lstrip(b"\xef\xbb\xbf \t\r\n").partition(b"\n")
     return first.startswith(b"{") and first.rstrip().endswith(b"}") and others.lstrip().startswith(b"{")
-
-
-def _listed_row(number: int, item: object) -> Row:
-    where = f"row {number}"
-    if not isinstance(item, dict):
-        return Row(number, where, {}, f"expected a JSON object, found {described(item)}")
-    return Row(number, where, item)
 
 
 def _table_rows(rows: Iterable[Row], passed_over: Counter[str]) -> Iterator[Row]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +10,12 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rlcap.audio.quarantine import QuarantineList
 from rlcap.errors import DataError
 from rlcap.metrics import read_metrics
 from rlcap.run_directory import RunDirectory
+from rlcap.tables.json_values import read_json_object, read_json_rows
+from rlcap.tables.rows import Row, sift
 
 Content = TypeVar("Content")
 
@@ -76,15 +77,18 @@ def _read_text(path: Path) -> str:
 
 
 def _read_summary(path: Path) -> Mapping[str, Any]:
-    summary = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(summary, dict):
-        raise DataError(f"expected a JSON object, got {type(summary).__name__}")
-    return summary
+    return read_json_object(path)
 
 
 def _read_history(path: Path) -> list[dict[str, Any]]:
-    history: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-    return history
+    sifted = sift(read_json_rows(path), _history_entry, path.name)
+    for bad in sifted.quarantined:
+        raise DataError(f"{bad.path}: {bad.reason}")
+    return sifted.values
+
+
+def _history_entry(row: Row) -> dict[str, Any]:
+    return {"version": row.text("version"), "from_update": row.whole("from_update"), "path": row.text("path")}
 
 
 def _read_rows(path: Path) -> list[dict[str, Any]]:
@@ -93,5 +97,4 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_quarantine(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    return [{"path": bad.path, "reason": bad.reason} for bad in QuarantineList.load(path)]

@@ -39,6 +39,24 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return found
 
 
+def read_json_rows(path: Path) -> list[Row]:
+    """Read a JSON file that holds a list, each element of which should be an object. Raises DataError."""
+    found = read_json(path)
+    if not isinstance(found, list):
+        raise DataError(f"{path} must hold a JSON list, found {described(found)}")
+    return listed_rows(found)
+
+
+def listed_rows(items: Sequence[object]) -> list[Row]:
+    """Take the elements of a JSON list for rows."""
+    return [
+        Row(number, f"row {number}", item)
+        if isinstance(item, dict)
+        else Row(number, f"row {number}", {}, f"expected a JSON object, found {described(item)}")
+        for number, item in enumerate(items, start=1)
+    ]
+
+
 def read_number(path: Path, key: str) -> float:
     """Read one finite number of a JSON object. Raises DataError where it is not there, or is none."""
     value = read_json_object(path).get(key)

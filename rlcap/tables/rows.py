@@ -77,6 +77,13 @@ class Row:
         number = whole_number(value)
         return self.text_or_empty(column) if number is None else str(number)
 
+    def whole(self, column: str) -> int:
+        """Return a whole number. Raises RowError for anything else."""
+        number = whole_number(self.cells.get(column))
+        if number is None:
+            raise self.fault(column, "a whole number")
+        return number
+
     def texts(self, columns: Iterable[str]) -> list[str]:
         """Return the texts of these columns, one after another, without blank ones; a cell may hold a list of texts.
 

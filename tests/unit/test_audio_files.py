@@ -1,5 +1,6 @@
 import os
 import pickle
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -140,3 +141,48 @@ def test_every_kind_of_recordings_is_opened_here():
         open_source(DataConfig())
     with pytest.raises(DataError, match="there is no audio to open"):
         open_source(DataConfig(kind=SourceKind.none))
+
+
+def test_what_a_folder_passes_over_is_counted(tmp_path):
+    root = tmp_path / "root"
+    write_tone(root / "a.wav")
+    write_tone(tmp_path / "elsewhere/b.wav")
+    (root / "link").symlink_to(tmp_path / "elsewhere")
+    (root / "notes.txt").touch()
+    (root / ".hidden.wav").touch()
+    (root / ".trash").mkdir()
+    (Path(os.fsdecode(os.fsencode(root) + b"/caf\xe9.wav"))).touch()
+    source = open_source(folder_config(root))
+    assert len(source) == 1
+    assert source.left_out.passed_over == {
+        "hidden files and folders": 2,
+        "linked folders": 1,
+        "files of other kinds": 1,
+    }
+    assert [bad.path for bad in source.left_out.quarantined] == ["caf\\xe9.wav"]
+
+
+def test_a_folder_that_cannot_be_opened_is_told(tmp_path, monkeypatch):
+    write_tone(tmp_path / "a.wav")
+    (tmp_path / "locked").mkdir()
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("locked"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    source = open_source(folder_config(tmp_path))
+    assert [bad.reason for bad in source.left_out.quarantined] == ["folder cannot be opened: Permission denied"]
+
+
+@pytest.mark.parametrize(("on_disk", "in_table"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_file_is_found_by_the_other_unicode_form_of_its_name(tmp_path, on_disk, in_table):
+    name = "caf\u00e9/m\u00fcll.wav"
+    write_tone(tmp_path / unicodedata.normalize(on_disk, name))
+    (tmp_path / "manifest.csv").write_text(f"path\n{unicodedata.normalize(in_table, name)}\ncaf\u00e9/gone.wav\n")
+    source = open_source(DataConfig(kind=SourceKind.manifest, root=str(tmp_path)))
+    clips, quarantined = source.read([0, 1])
+    assert len(clips) == 1
+    assert [bad.reason for bad in quarantined] == ["missing file"]

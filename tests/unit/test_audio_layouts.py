@@ -94,3 +94,30 @@ def test_audiocaps_without_any_file_says_what_names_are_expected(tmp_path):
     (tmp_path / "train.csv").write_text(AUDIOCAPS_HEADER + "1,abc,30,a dog barks\n")
     with pytest.raises(DataError, match=r"no audio file below .* is named by a youtube_id, such as abc_30.wav"):
         open_source(audiocaps(tmp_path))
+
+
+def test_rows_that_a_line_break_tore_apart_are_told_and_the_others_used(tmp_path):
+    for name in ("a_30", "b_30", "c_30"):
+        write_sound(tmp_path / f"train/{name}.wav")
+    text = "1,a,30,a dog barks\n2,b,30,an engine with muffled\nspeech\n3,c,30,water\nand a dog,,,\n"
+    (tmp_path / "train.csv").write_text(AUDIOCAPS_HEADER + text)
+    source = open_source(audiocaps(tmp_path))
+    assert [source.record(position).clip_id for position in range(3)] == ["a", "b", "c"]
+    told = [(bad.path, bad.reason) for bad in source.left_out.quarantined]
+    assert [path for path, _ in told] == ["train.csv, row 3 (line 4)", "train.csv, row 5 (line 6)"]
+    assert (
+        "1 cell, the header has 4: a line break within a cell must stand in quotes; the row begins with 'sp"
+        in told[0][1]
+    )
+    assert "column 'youtube_id': expected text, found nothing" in told[1][1]
+
+
+def test_a_table_of_another_kind_beside_is_told_and_files_of_one_name_are_counted(tmp_path):
+    for name in ("x/a_30", "y/a_30"):
+        write_sound(tmp_path / f"{name}.wav")
+    (tmp_path / "train.csv").write_text(AUDIOCAPS_HEADER + "1,a,30,a dog barks\n")
+    (tmp_path / "notes.csv").write_text("path,reason\nx,y\n")
+    source = open_source(audiocaps(tmp_path))
+    assert len(source) == 1
+    assert [bad.path for bad in source.left_out.quarantined] == ["notes.csv"]
+    assert source.left_out.passed_over == {"files of the same name as another": 1}

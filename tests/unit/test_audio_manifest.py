@@ -234,3 +234,26 @@ def test_real_recordings_are_read_by_their_manifest():
     assert quarantined == []
     assert {record.split for record in records(rl)} == {"3"}
     assert len({record.labels for record in records(rl)}) == 10
+
+
+def test_rows_of_one_clip_are_one_clip_and_ids_of_several_clips_are_none(root):
+    text = (
+        "path,id,text,fold\na.wav,a,one,1\na.wav,a,two,1\nb.wav,b,three,1\nc.wav,b,four,1\nd.wav,d,x,1\nd.wav,d,x,2\n"
+    )
+    write(root, text + "a.wav,e,five,1\n")
+    source = open_source(config(root, clip_id_column="id", caption_column="text", split_column="fold"))
+    assert records(source) == [
+        ClipRecord("a", "a.wav", (), ("one", "two"), "1"),
+        ClipRecord("e", "a.wav", (), ("five",), "1"),
+    ]
+    assert source.left_out.passed_over == {"rows that repeat a clip, whose captions and labels it keeps": 1}
+    told = {bad.path: bad.reason for bad in source.left_out.quarantined}
+    assert list(told) == ["b.wav", "c.wav", "d.wav"]
+    assert "'b' stands 2 times, such as for b.wav and c.wav; give every clip an id of its own" in told["b.wav"]
+    assert "'d' is in more than one split ('1', '2')" in told["d.wav"]
+
+
+def test_an_id_column_that_names_no_clips_is_refused(root):
+    write(root, "path,kind\na.wav,dog\nb.wav,dog\n")
+    with pytest.raises(DataError, match=r"ambiguous clip id: 'dog' .* set data.clip_id_column to a column that does"):
+        open_source(config(root, clip_id_column="kind"))

@@ -135,3 +135,40 @@ def test_a_damaged_row_group_is_named(tmp_path):
     (tmp_path / "0.parquet").write_bytes(content)
     _, quarantined = source.read([0])
     assert quarantined[0].reason.startswith("row group cannot be read: 0 of 0.parquet")
+
+
+def test_rows_and_files_that_cannot_be_used_are_left_out_and_the_others_found_in_their_places(tmp_path):
+    audio = pa.array([tone(100 * number) for number in range(1, 5)])
+    write(tmp_path / "0.parquet", audio, label=["dog", None, "cat", "dog"], id=["a", None, "c", "d"])
+    write(tmp_path / "1.parquet", audio[:2], label=["dog", "cat"], id=["e", "c"])
+    write(tmp_path / "2.parquet", audio[:1], other=["x"])
+    (tmp_path / "3.parquet").write_bytes(b"PAR1")
+    source = open_source(config(tmp_path, label_columns=["label"], clip_id_column="id"))
+    assert [source.record(position).clip_id for position in range(len(source))] == ["a", "d", "e"]
+    assert [pitch(clip.waveform) for clip in source.read([0, 1, 2])[0]] == [100, 400, 100]
+    told = {bad.path: bad.reason for bad in source.left_out.quarantined}
+    assert told["2.parquet"].startswith("bad file: ")
+    assert told["3.parquet"].startswith("bad file: ")
+    assert told["0.parquet, row 2"] == "bad row: column 'id': expected text, found nothing"
+    assert told["0:2"] == told["1:1"]
+    assert told["0:2"].startswith(
+        "ambiguous clip id: 'c' stands 2 times, such as for 0:2 and 1:1; give every clip an id"
+    )
+
+
+@pytest.mark.parametrize(
+    ("features", "number", "message"),
+    [
+        ({"kind": {"names": ["cat"], "_type": "ClassLabel"}}, 1, "expected the number of one of 1 classes, found 1"),
+        ({"kind": {"names": ["cat"], "_type": "ClassLabel"}}, -2, "expected the number of one of 1 classes, found -2"),
+        ({"kind": {"names": [7], "_type": "ClassLabel"}}, 0, "expected text or a list of texts, found the number 7"),
+        ({"kind": {"names": None, "_type": "ClassLabel"}}, 0, "expected text or a list of texts, found the number 0"),
+        ([], 0, "expected text or a list of texts, found the number 0"),
+    ],
+)
+def test_class_numbers_without_a_name_are_refused(tmp_path, features, number, message):
+    table = pa.table({"audio": pa.array([tone(100)]), "kind": [number]})
+    described = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(described), tmp_path / "0.parquet")
+    with pytest.raises(DataError, match=message):
+        open_source(config(tmp_path, label_columns=["kind"]))

@@ -161,3 +161,67 @@ def test_faults_of_members_are_named(tmp_path, members, message):
     write_shard(tmp_path / "0.tar", members)
     with pytest.raises(DataError, match=message):
         open_source(config(tmp_path, label_columns=["tags"]))
+
+
+def test_hidden_members_are_passed_over_and_counted(tmp_path):
+    write_shard(
+        tmp_path / "0.tar", {"./._a.wav": b"\0\5\26\7", "./a.wav": tone(440), ".git/b.wav": b"x", "../c/d.wav": b"x"}
+    )
+    source = open_source(config(tmp_path))
+    assert [source.record(position).clip_id for position in range(2)] == ["0/a", "0/../c/d"]
+    assert source.left_out.passed_over == {"hidden members of shards": 2}
+
+
+def test_a_bad_member_or_shard_spoils_no_other(tmp_path):
+    write_shard(
+        tmp_path / "0.tar",
+        {
+            "a.wav": tone(440),
+            "a.json": {"tags": ["dog"]},
+            "b.wav": b"x",
+            "b.json": b"[" * 100_000,
+            "c.wav": b"x",
+            "c.json": b'{"tags": 7}',
+            "v1.0.wav": b"x",
+            "v1.5.wav": b"x",
+            "d.wav": b"x",
+            "d.txt": b"\xff",
+        },
+    )
+    (tmp_path / "1.tar").write_bytes(b"no tar")
+    source = open_source(config(tmp_path, label_columns=["tags"]))
+    assert len(source) == 1
+    assert source.record(0).labels == ("dog",)
+    told = {bad.path: bad.reason for bad in source.left_out.quarantined}
+    assert list(told) == ["1.tar", "0.tar/b.wav", "0.tar/c.wav", "0.tar/v1.0.wav", "0.tar/d.wav"]
+    assert told["1.tar"].startswith("bad shard: ")
+    assert "b.json is not JSON: it is nested too deeply" in told["0.tar/b.wav"]
+    assert "c.json, column 'tags': expected text or a list of texts, found the number 7" in told["0.tar/c.wav"]
+    assert "a key ends at the first dot of the name, so rename" in told["0.tar/v1.0.wav"]
+
+
+def test_of_a_damaged_shard_the_clips_before_the_last_whole_one_are_used(tmp_path):
+    write_shard(tmp_path / "0.tar", {f"{name}.wav": tone(440) for name in "abcd"})
+    content = bytearray((tmp_path / "0.tar").read_bytes())
+    header = content.index(b"d.wav\0")
+    for damaged in (content[:header] + bytes([7]) * 512 + content[header + 512 :], content[: header + 100]):
+        (tmp_path / "0.tar").write_bytes(damaged)
+        source = open_source(config(tmp_path))
+        assert len(source.read(range(len(source)))[0]) == len(source) == 2
+        (bad,) = source.left_out.quarantined
+        assert bad.reason.startswith("damaged shard: ")
+        assert "the 2 clips before 'c' are used, that one may have lost members: copy or build" in bad.reason
+
+
+def test_a_header_that_leads_back_does_not_go_on_for_ever(tmp_path):
+    write_shard(tmp_path / "0.tar", {f"{name}.wav": tone(440) for name in "ab"})
+    content = bytearray((tmp_path / "0.tar").read_bytes())
+    header = tarfile.TarInfo("b.wav").tobuf(tarfile.GNU_FORMAT)
+    negative = (-1024).to_bytes(12, "big", signed=True)
+    forged = bytearray(header[:124] + negative + header[136:148] + b" " * 8 + header[156:])
+    forged[148:156] = b"%06o\0 " % sum(forged)
+    start = content.index(b"b.wav\0")
+    content[start : start + 512] = forged
+    (tmp_path / "0.tar").write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read as an uncompressed tar file"):
+        open_source(config(tmp_path))

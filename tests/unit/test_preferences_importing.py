@@ -5,6 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from rlcap.audio.quarantine import QuarantineList
+from rlcap.commands.main import run
 from rlcap.errors import DataError
 from rlcap.preferences.agreement import summarise_pairs
 from rlcap.preferences.importing import import_pairs
@@ -134,3 +136,49 @@ def test_pairs_are_counted():
     assert (found.share_undecided, found.share_first) == (0.5, 1.0)
     with pytest.raises(ValueError, match="no pairs"):
         summarise_pairs([])
+
+
+def test_the_assistants_last_message_is_the_caption(tmp_path: Path):
+    asked = {"role": "user", "content": "Describe."}
+    parts = [{"type": "audio", "audio_url": "a.wav"}, {"type": "text", "text": "an animal"}]
+    row = {
+        "audio": {"bytes": None, "path": "a.wav"},
+        "prompt": [asked],
+        "chosen": [asked, {"role": "assistant", "content": "a dog barks"}],
+        "rejected": [{"role": "assistant", "content": parts}],
+        "chosen_model": "human",
+        "rejected_model": "baseline",
+    }
+    expected = [PreferencePair("a.wav", "a dog barks", "an animal", (1,), "human", "baseline")]
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    assert import_pairs(tmp_path / "t.jsonl").pairs == expected
+    row["rejected"] = [{"role": "assistant", "content": "an animal"}]
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "t.parquet")
+    assert import_pairs(tmp_path / "t.parquet").pairs == expected
+
+
+def test_json_that_holds_a_list_of_rows_or_lines_is_a_table(tmp_path: Path):
+    expected = [PreferencePair("a", "a dog barks", "a cat meows", (1,))]
+    for text in (json.dumps([ROW | {"votes": 1}]), json.dumps(ROW | {"preferred": "a"}) + "\n" + json.dumps(ROW)):
+        (tmp_path / "t.json").write_text(text)
+        assert import_pairs(tmp_path / "t.json").pairs == expected
+
+
+def test_rows_that_cannot_be_used_are_left_out_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows = [ROW | {"votes": [1]}, ROW | {"votes": ["?"]}, ROW | {"caption_a": 7, "votes": [1]}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = [str(tmp_path / name) for name in ("t.jsonl", "out.parquet", "bad.csv")]
+    assert run(["prefs", "import", *files[:2], "--quarantine", files[2]]) == 0
+    told = capsys.readouterr()
+    assert "out.parquet: 1 pairs of 1 clips\nLeft out: 2 rows that cannot be used.\n" in told.out
+    assert "rlcap: t.jsonl, row 3 (line 3): bad row: column 'caption_a': expected text, found the number 7" in told.err
+    assert [bad.path for bad in QuarantineList.load(tmp_path / "bad.csv")] == [
+        "t.jsonl, row 2 (line 2)",
+        "t.jsonl, row 3 (line 3)",
+    ]
+
+
+def test_a_table_of_other_columns_says_which_ones_are_read(tmp_path: Path):
+    (tmp_path / "t.csv").write_text("id,better,worse\na,x,y\n")
+    with pytest.raises(DataError, match=r"expected the columns clip_id, .*Label Studio.*rename .*found 'id', 'better'"):
+        import_pairs(tmp_path / "t.csv")
