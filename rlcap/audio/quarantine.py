@@ -34,7 +34,10 @@ class QuarantineList:
         """
         if not path.exists():
             return cls()
-        sifted = sift(delimited_rows(path, _COLUMNS, ()), _quarantined, path.name)
+        try:
+            sifted = sift(delimited_rows(path, _COLUMNS, ()), _quarantined, path.name)
+        except (DataError, OSError) as error:
+            raise DataError(f"{path} is no quarantine list: {error}") from error
         for bad in sifted.quarantined:
             raise DataError(f"{path} is no whole quarantine list: {bad.path}: {bad.reason}; move it away")
         return cls(sifted.values)
