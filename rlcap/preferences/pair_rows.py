@@ -67,8 +67,7 @@ def _no_votes() -> tuple[int, ...]:
 def _vote(given: object, column: str) -> int:
     vote = _PREFERRED.get(given.strip().lower()) if isinstance(given, str) else whole_number(given)
     if vote not in (1, 0, -1) or is_nothing(given):
-        found = (
-            shown(given) if isinstance(given, (str, int, float)) and not isinstance(given, bool) else described(given)
-        )
+        is_number = isinstance(given, int | float) and not isinstance(given, bool)
+        found = f"the number {shown(given)}" if is_number else described(given)
         raise RowError(f"column {column!r}: give {_VOTES}; found {found}")
     return vote

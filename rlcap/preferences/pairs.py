@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from rlcap.errors import DataError, RowError
 from rlcap.tables.parquet_rows import parquet_rows
-from rlcap.tables.rows import Row, refuse_what_left_nothing, shown, sift, whole_number
+from rlcap.tables.rows import Row, described, refuse_what_left_nothing, shown, sift, whole_number
 from rlcap.types import Quarantined
 
 SCHEMA = pa.schema(
@@ -120,7 +120,9 @@ def _stored_pair(row: Row) -> PreferencePair:
     votes = row.cells["votes"]
     numbers = [whole_number(vote) for vote in votes] if isinstance(votes, list) else []
     if not numbers or any(vote not in (1, 0, -1) for vote in numbers):
-        raise RowError(f"column 'votes': votes must be one or more of 1 (A), -1 (B) and 0 (tie), found {shown(votes)}")
+        raise RowError(
+            f"column 'votes': votes must be one or more of 1 (A), -1 (B) and 0 (tie), found {_votes_in_words(votes)}"
+        )
     return PreferencePair(
         row.text("clip_id"),
         row.blank_or_text("caption_a"),
@@ -130,3 +132,7 @@ def _stored_pair(row: Row) -> PreferencePair:
         row.text_or_empty("source_b"),
         row.text_or_empty("category"),
     )
+
+
+def _votes_in_words(votes: object) -> str:
+    return shown(votes) if isinstance(votes, list) else described(votes)

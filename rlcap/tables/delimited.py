@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import re
 from collections.abc import Iterator, Sequence
@@ -11,16 +10,11 @@ from pathlib import Path
 from typing import IO
 
 from rlcap.errors import DataError
+from rlcap.tables.encodings import errors_of, text_encoding
 from rlcap.tables.json_values import MAX_LINE_CHARACTERS, check_names
 from rlcap.tables.rows import Row, shown
 
 DELIMITERS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a bar"}
-_ENCODINGS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
 _DECLARED = re.compile(r"sep=(.)\s*", re.IGNORECASE)
 
 
@@ -72,12 +66,8 @@ class _Lines:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[str]]:
-    with path.open("rb") as file:
-        start = file.read(4)
-    encoding = next((name for mark, name in _ENCODINGS if start.startswith(mark)), "")
-    # Bytes that are not UTF-8 spoil their own row alone: the cell that holds them is refused.
-    errors = "strict" if encoding else "surrogateescape"
-    with path.open(encoding=encoding or "utf-8-sig", errors=errors, newline="") as file:
+    encoding = text_encoding(path)
+    with path.open(encoding=encoding, errors=errors_of(encoding), newline="") as file:
         try:
             yield file
         except UnicodeError as error:

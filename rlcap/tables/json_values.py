@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlcap.errors import DataError
+from rlcap.tables.encodings import errors_of, text_encoding
 from rlcap.tables.rows import Row, described
 
 MAX_LINE_CHARACTERS = 2**24
@@ -26,7 +27,7 @@ def parse_json(text: str) -> Any:  # noqa: ANN401 - whatever the text holds
 def read_json(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
     """Read a JSON file. Raises DataError where it is missing, not UTF-8, or no JSON."""
     try:
-        return parse_json(path.read_text(encoding="utf-8-sig"))
+        return parse_json(path.read_text(encoding=text_encoding(path)))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}") from error
 
@@ -70,7 +71,8 @@ def json_line_rows(path: Path, required: Sequence[str], optional: Sequence[str] 
     names: set[str] = set()
     kept = None if optional is None else {*required, *optional}
     number = 0
-    with path.open(encoding="utf-8-sig", errors="surrogateescape") as file:
+    encoding = text_encoding(path)
+    with path.open(encoding=encoding, errors=errors_of(encoding)) as file:
         for line_number, line in _lines(file):
             if line is not None and not line.strip():
                 continue

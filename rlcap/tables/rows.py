@@ -191,6 +191,6 @@ def described(value: object) -> str:
 def shown(value: object) -> str:
     """Quote the beginning of a value."""
     if isinstance(value, int):
-        return str(value) if abs(value) < 10**MAX_SHOWN else f"of more than {MAX_SHOWN} digits"
+        return str(value) if abs(value) < 10**MAX_SHOWN else f"with more than {MAX_SHOWN} digits"
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."

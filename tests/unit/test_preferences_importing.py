@@ -87,7 +87,7 @@ def test_real_judgements_are_read_and_have_the_known_figures():
         ),
         ("t.csv", "audio,chosen\na,b\n", "column 'rejected': expected text, found nothing"),
         ("t.jsonl", json.dumps(ROW), r"row 1 \(line 1\): bad row: give each vote as 1, -1 or 0"),
-        ("t.jsonl", json.dumps(ROW | {"votes": [2]}), "column 'votes': give each vote .* found 2"),
+        ("t.jsonl", json.dumps(ROW | {"votes": [2]}), "column 'votes': give each vote .* found the number 2"),
         ("t.jsonl", json.dumps(ROW | {"preferred": "c"}), "column 'preferred': give each vote .* found 'c'"),
         ("t.jsonl", "[1]", "expected a JSON object, found a list of 1"),
         ("t.jsonl", "{", "it is not JSON"),

@@ -41,9 +41,9 @@ NO_WORD = {kind: NOT_TEXT[kind] for kind in ("a fraction", "a structure", "a lis
 NO_VOTE = {
     "null": (None, "found neither"),
     "a boolean": (True, "the boolean true"),
-    "another number": (7, "found 7"),
+    "another number": (7, "found the number 7"),
     "another word": ("c", "found 'c'"),
-    "NaN in a list": ([1, math.nan], "found nan"),
+    "NaN in a list": ([1, math.nan], "found the number nan"),
     "a boolean in a list": ([True], "the boolean true"),
     "an empty list": ([], "found an empty list"),
     "a structure": ({"a": 1}, "a structure of 'a'"),

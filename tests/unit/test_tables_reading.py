@@ -119,6 +119,13 @@ def test_a_line_that_is_no_object_is_told_and_the_next_is_read(tmp_path, line, b
     assert rows[1].cells == {"path": "a"}
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_json_is_read_in_any_encoding_that_its_mark_names(tmp_path, encoding):
+    write(tmp_path / "t.jsonl", '{"path": "café"}\n'.encode(encoding))
+    assert cells(tmp_path / "t.jsonl") == [["café"]]
+    assert read_json_object(tmp_path / "t.jsonl") == {"path": "café"}
+
+
 def test_lines_beyond_any_sense_are_not_held_in_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(json_values, "MAX_LINE_CHARACTERS", 64)
     content = '{"path": "' + "x" * 1_000 + '"}\n{"path": "a"}\n'
