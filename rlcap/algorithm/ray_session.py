@@ -26,6 +26,8 @@ from rlcap.planning.memory import weight_versions
 from rlcap.planning.placement import Node
 from rlcap.planning.plan import OBJECT_STORE_SHARE
 from rlcap.planning.processes import ProcessGroup, process_groups, shortages
+from rlcap.standard_streams import write_error
+from rlcap.stop_signals import stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +54,7 @@ def without_advice() -> Iterator[None]:
             os.dup2(shown, 2)
             os.close(shown)
             held.seek(0)
-            os.write(2, b"".join(line for line in held if ADVICE not in line))
+            write_error(b"".join(line for line in held if ADVICE not in line))
 
 
 def object_store_room(captioner: Path, cluster: ClusterConfig) -> int:
@@ -125,24 +127,41 @@ def cluster_may_be_lost() -> Iterator[None]:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C wait until the end of the block, since half of Ray could not be taken down; a second one does not."""
+    """Let requests to stop wait until the end of the block, since half of Ray could not be taken down.
+
+    A second Ctrl-C does not wait.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     held: list[int] = []
 
     def hold(number: int, _: FrameType | None) -> None:
-        if held:
+        if held and number == signal.SIGINT:
             raise KeyboardInterrupt
         held.append(number)
 
-    before = signal.signal(signal.SIGINT, hold)
+    before = {number: signal.signal(number, hold) for number in (signal.SIGINT, *stop_signals())}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if held:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(held[0])
+
+
+@contextmanager
+def _deaf_to_hangup() -> Iterator[None]:
+    """Let what is started within never hear that the terminal was closed, as Ray has it with Ctrl-C.
+
+    The driver hears it, writes a checkpoint with the help of these processes, and then ends them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def running_nodes(address: str, gpu_bytes: int) -> list[Node]:
@@ -192,15 +211,16 @@ def _start(cluster: ClusterConfig, num_shards: int, object_store_bytes: int) -> 
 def _start_here(num_cpus: float, object_store_bytes: int) -> None:
     folder = choose_ray_folder()
     try:
-        ray.init(
-            address="local",  # not a cluster that happens to run here, or that RAY_ADDRESS names
-            num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            object_store_memory=object_store_bytes,
-            _temp_dir=str(folder),
-        )
+        with _deaf_to_hangup():
+            ray.init(
+                address="local",  # not a cluster that happens to run here, or that RAY_ADDRESS names
+                num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                object_store_memory=object_store_bytes,
+                _temp_dir=str(folder),
+            )
     except (OSError, RuntimeError, ValueError) as error:
         raise RunError(f"Ray does not start here ({in_one_line(error)}): its logs lie in {folder}") from error
 

@@ -30,6 +30,8 @@ from rlcap.commands.parsing import HelpFormatter
 from rlcap.commands.terminal import FAULT, INTERRUPTED, LOST, USAGE, complain
 from rlcap.errors import ActorLostError, ConfigError, RlcapError
 from rlcap.process_settings import settle_process
+from rlcap.standard_streams import outlive_terminal
+from rlcap.stop_signals import interrupt_on_stop_signals, stop_with_supervisor
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,9 @@ Settings are given as key=value; a wrong key is answered with the keys there are
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and leave with its exit code."""
     _write_any_letter()
+    outlive_terminal()
+    interrupt_on_stop_signals()
+    stop_with_supervisor()
     try:
         code = run(sys.argv[1:] if arguments is None else arguments)
     except Exception as error:  # noqa: BLE001 - the last place where a fault can become a sentence
@@ -61,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command; return 0, 1 for a fault, 2 for wrong usage or settings, 75 for a lost process, 130 for Ctrl-C."""
+    """Run a command; return 0, 1 for a fault, 2 for wrong usage or settings, 75 for a lost process, 130 if stopped."""
     parsed = command_line().parse_args(spelt_out(arguments))
     try:
         settle_process()

@@ -22,10 +22,11 @@ from types import FrameType
 import psutil
 
 from rlcap.checkpoint import newest_update
-from rlcap.commands.terminal import LOST, complain
+from rlcap.commands.terminal import INTERRUPTED, LOST, complain
 from rlcap.config.run import RunConfig
 from rlcap.restarts import Restarts
 from rlcap.run_directory import RunDirectory, claim_run_directory
+from rlcap.stop_signals import SUPERVISOR_PIPE, stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,12 @@ class _Supervisor:
         self._child: subprocess.Popen[bytes] | None = None
         self._stopped_by: int | None = None
         self._woken = threading.Event()
+        # Nothing is written: when this process is gone, even by SIGKILL, its end is closed, and the job stops.
+        self._job_end, self._our_end = os.pipe()
 
     def run(self) -> int:
         """Start the job until it ends by itself, or there is no hope."""
-        with self._forwarding_signals():
+        with self._forwarding_signals(), self._closing_pipe():
             overrides = self._first
             while True:
                 code = self._run_once(overrides)
@@ -80,12 +83,13 @@ class _Supervisor:
                 log.warning("%s; restart %d in %.0f s%s", _how(code), self._restarts.count, delay_s, self._whence())
                 self._woken.wait(delay_s)
                 if self._stopped_by is not None:
-                    return 128 + self._stopped_by
+                    return INTERRUPTED
                 overrides = self._next()
 
     def _run_once(self, overrides: Sequence[str]) -> int:
         command = [sys.executable, "-c", _JOB, "train", *overrides]
-        self._child = subprocess.Popen(command, start_new_session=True)
+        environment = {**os.environ, SUPERVISOR_PIPE: str(self._job_end)}
+        self._child = subprocess.Popen(command, start_new_session=True, pass_fds=[self._job_end], env=environment)
         if self._stopped_by is not None:  # the signal came before there was anybody to hand it to
             self._child.send_signal(self._stopped_by)
         code = self._child.wait()
@@ -111,13 +115,21 @@ class _Supervisor:
 
     @contextmanager
     def _forwarding_signals(self) -> Iterator[None]:
-        """Hand Ctrl-C and SIGTERM on to the job, which ends with a checkpoint, and start it no more."""
-        before = {number: signal.signal(number, self._forward) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Hand Ctrl-C, SIGTERM and SIGHUP on to the job, which ends with a checkpoint, and start it no more."""
+        before = {number: signal.signal(number, self._forward) for number in (signal.SIGINT, *stop_signals())}
         try:
             yield
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    @contextmanager
+    def _closing_pipe(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            os.close(self._job_end)
+            os.close(self._our_end)
 
     def _forward(self, number: int, _: FrameType | None) -> None:
         self._stopped_by = number

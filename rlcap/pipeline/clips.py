@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -159,10 +162,8 @@ def _render(path: Path, config: SoundscapesConfig, split: Split, size: int) -> N
     jobs = [(config.seed, start, min(CHUNK, first + size - start)) for start in starts]
 
     def rendered() -> Iterator[tuple[Clip, str]]:
-        # Spawned, not forked: torch's threads do not survive a fork. Ctrl-C reaches them too, but is this process's.
-        deaf = (signal.SIGINT, signal.SIG_IGN)
         with (
-            ProcessPoolExecutor(config.num_workers, get_context("spawn"), signal.signal, deaf) as pool,
+            _renderers(config.num_workers) as pool,
             progress_bar(f"synthesise clips ({split.value})", len(jobs)) as advance,
         ):
             for clips in pool.map(_render_chunk, jobs):
@@ -170,6 +171,31 @@ def _render(path: Path, config: SoundscapesConfig, split: Split, size: int) -> N
                 advance("")
 
     write_clip_store(path, rendered())
+
+
+@contextmanager
+def _renderers(num_workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes for the length of the block, which does not end before they do."""
+    # Spawned, not forked: torch's threads do not survive a fork.
+    pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _end_with_parent)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Leave Ctrl-C and a closed terminal to the parent, which they reach as well, and end when it does, however."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    parent = parent_process()
+    assert parent is not None, "only the main process has none"
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
 
 
 def _render_chunk(job: tuple[int, int, int]) -> list[tuple[Clip, str]]:

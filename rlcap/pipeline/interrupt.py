@@ -1,6 +1,7 @@
 """Ctrl-C: the first one stops a run between updates, with a checkpoint; the second one stops it at once.
 
-SIGTERM counts as a first one, however often it comes.
+SIGHUP, of a closed terminal, does the same; several within a moment are one. SIGTERM counts as a first one, however
+often it comes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import threading
 from types import FrameType, TracebackType
 
 from rlcap.pipeline.progress import announce
+from rlcap.stop_signals import Echoes, stop_signals
 
 
 class StopRequested(KeyboardInterrupt):
@@ -17,15 +19,16 @@ class StopRequested(KeyboardInterrupt):
 
 
 class StopSignal:
-    """While entered, SIGINT and SIGTERM only raise a flag, which `check` turns into `StopRequested`."""
+    """While entered, SIGINT, SIGTERM and SIGHUP only raise a flag, which `check` turns into `StopRequested`."""
 
     def __init__(self) -> None:
         self._requested = False
+        self._echoes = Echoes()
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopSignal:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *stop_signals()):
                 self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
@@ -41,7 +44,8 @@ class StopSignal:
             raise StopRequested
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self._requested and number == signal.SIGINT:
+        is_echo = self._echoes.note()
+        if self._requested and (number == signal.SIGINT or (number == signal.SIGHUP and not is_echo)):
             raise KeyboardInterrupt
         if self._requested:
             return  # who ends a job tells each of its processes, and a supervisor tells its child once more

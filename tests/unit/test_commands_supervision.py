@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -29,8 +31,14 @@ def die():
     orphan = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     run.with_name("orphan").write_text(str(orphan.pid))
     os.kill(os.getpid(), signal.SIGKILL)
+def stop(number, _):
+    run.with_name("stopped").write_text(signal.Signals(number).name)
+    sys.exit(130)
 def wait():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
+    from rlcap.stop_signals import stop_with_supervisor
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
+    stop_with_supervisor()
     run.with_name("waits").touch()
     time.sleep(60)
 eval(line)
@@ -91,7 +99,9 @@ def test_settings_with_faults_are_told_before_anything_is_started(capfd):
     assert capfd.readouterr().err.startswith("rlcap: ")
 
 
-def test_sigterm_is_handed_on_and_ends_both(tmp_path):
+@pytest.fixture
+def start_supervisor(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Return a function that starts a supervisor, with a job that waits until it is asked to stop."""
     (tmp_path / "script").write_text("wait()")
     parent = (
         "import sys; from rlcap.commands import supervision; from rlcap.commands.main import main; "
@@ -102,6 +112,23 @@ def test_sigterm_is_handed_on_and_ends_both(tmp_path):
     deadline = time.monotonic() + 60
     while not (tmp_path / "waits").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 130
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_stop_is_handed_on_and_ends_both(number, start_supervisor, tmp_path):
+    start_supervisor.send_signal(number)
+    assert start_supervisor.wait(timeout=30) == 130
     assert len((tmp_path / "starts").read_text().splitlines()) == 1
+    assert not (tmp_path / "run").exists(), "an empty folder is of no run"
+
+
+def test_the_job_of_a_supervisor_that_is_killed_stops_as_well(start_supervisor, tmp_path):
+    [job] = psutil.Process(start_supervisor.pid).children()
+    start_supervisor.kill()
+    start_supervisor.wait()
+    psutil.wait_procs([job], timeout=30)
+    assert not job.is_running()
+    assert (tmp_path / "stopped").read_text() == "SIGTERM"

@@ -11,8 +11,16 @@ import pytest
 from filelock import SoftFileLease
 
 from rlcap import leases
+from rlcap.config.run import RunConfig
+from rlcap.config.training import TrackingConfig, TrainingConfig
 from rlcap.errors import LeaseLostError, RunError
 from rlcap.leases import RUN_DRIVER, RUN_LEASE, run_lease
+from rlcap.metrics import MetricsWriter
+from rlcap.pipeline import rollout_ledger
+from rlcap.pipeline.checkpointing import Checkpointer
+from rlcap.pipeline.reward_history import RewardEntry, RewardHistory
+from rlcap.pipeline.rollout_ledger import LedgerWriter
+from rlcap.run_directory import drive_run
 
 HOLDER = """
 import pathlib, sys, time
@@ -64,6 +72,12 @@ def pretend_to_be_elsewhere(path):
     marker = path / RUN_LEASE
     lines = ["host=far-away\n" if line.startswith("host=") else line for line in marker.open()]
     marker.write_text("".join(lines))
+
+
+def pretend_to_be_another(path):
+    """Make a lease look as if a process on another machine had taken it over."""
+    (path / RUN_LEASE).unlink()
+    (path / RUN_LEASE).write_text(f"filelock/2\npid=1\nhost=far-away\nmode=lease\ntoken=0\nduration={LEASE_S}\n")
 
 
 def test_a_second_driver_is_refused_and_told_who_writes_there_and_since_when(hold, tmp_path):
@@ -130,6 +144,53 @@ def test_two_containers_on_one_machine_in_which_both_are_process_1_do_not_share_
     monkeypatch.setattr(os, "getpid", lambda: holder.pid)
     with pytest.raises(RunError, match="is in use"), run_lease(tmp_path):
         pass
+
+
+def log_metrics(run):
+    writer = MetricsWriter(run, TrackingConfig(tensorboard=False))
+    return lambda: writer.log(1, {"a": 1.0})
+
+
+def cut_metrics_back(run):
+    writer = MetricsWriter(run, TrackingConfig(tensorboard=False))
+    writer.log(1, {"a": 1.0})
+    return lambda: writer.truncate_after(0)
+
+
+def write_checkpoint(run):
+    checkpoints = Checkpointer(run, TrainingConfig(), None, newest=0)
+    return lambda: checkpoints.finish(1, lambda: lambda folder: (folder / "state").touch())
+
+
+def set_checkpoints_aside(run):
+    checkpoints = Checkpointer(run, TrainingConfig(), None, newest=0)
+    checkpoints.finish(1, lambda: lambda folder: (folder / "state").touch())
+    return lambda: checkpoints.set_aside(1)
+
+
+def save_ledger(run):
+    ledger = LedgerWriter(run, 1, 0)
+    ledger._rows = [dict.fromkeys(rollout_ledger.SCHEMA.names)]
+    return lambda: ledger.save(1)
+
+
+def note_reward_model(run):
+    history = RewardHistory(run, RewardEntry("v1", 1, "reward"))
+    return lambda: history.add(RewardEntry("v2", 2, "reward"))
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [log_metrics, cut_metrics_back, write_checkpoint, set_checkpoints_aside, save_ledger, note_reward_model],
+)
+def test_whatever_writes_into_a_run_ends_without_a_trace_once_another_has_taken_it_over(prepare, tmp_path):
+    with drive_run(RunConfig(run_dir=str(tmp_path))) as run:
+        write = prepare(run)
+        pretend_to_be_another(tmp_path)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+        with pytest.raises(LeaseLostError, match="process 1 on far-away has taken it over"):
+            write()
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_a_lease_whose_heartbeat_gave_up_is_kept_alive_by_whoever_checks_it(tmp_path):
