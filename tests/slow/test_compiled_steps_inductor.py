@@ -1,5 +1,6 @@
 """Steps that inductor has compiled, on prefixes of more lengths than torch compiles by itself."""
 
+import pytest
 import torch
 
 from actors import sampler
@@ -18,6 +19,8 @@ def sample(captioner, num_positions):
     return sample_captions(captioner, encoding, GROUPS, **settings)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # inductor's own
+@pytest.mark.timeout(900)
 def test_inductor_steps_of_more_shapes_than_torch_allows_by_itself_draw_as_others_do(make_captioner, monkeypatch):
     monkeypatch.setattr(sampler, "COMPACT_BELOW", 0)  # each row draws by a number of its own
     plain, compiled = (make_captioner(seed=1, num_layers=1, max_caption_tokens=200) for _ in range(2))

@@ -313,3 +313,15 @@ def test_captions_may_be_as_long_as_a_new_language_model_has_positions_for():
 @pytest.mark.parametrize("given", ["captioner.checkpoint=whisper", "captioner.language_model=smollm"])
 def test_sizes_of_a_new_language_model_say_nothing_of_a_given_one(given: str):
     assert load_config([given, "sampling.max_new_tokens=200"]).sampling.max_new_tokens == 200
+
+
+@pytest.mark.parametrize("experiment", ["quickstart", "esc10", "smoke"])
+@pytest.mark.parametrize("kind", AlgorithmKind)
+def test_every_experiment_takes_every_algorithm(experiment: str, kind: AlgorithmKind):
+    choice = f"algorithm={kind.value}"
+    assert load_config([f"experiment={experiment}", "data.root=somewhere", choice]).algorithm.kind is kind
+
+
+def test_the_quickstart_runs_ppo_with_its_critic():
+    assert load_config().algorithm.kind is AlgorithmKind.ppo
+    assert load_config(["experiment=esc10", "data.root=somewhere"]).algorithm.kind is AlgorithmKind.rloo
