@@ -21,6 +21,7 @@ from torch import Tensor
 from learner.ppo_update import CAPTIONER, PPOUpdate
 from rlcap.captioners.weights import FlatWeights, publish, tensors_in
 from rlcap.errors import CheckpointError, in_one_line
+from rlcap.finite_weights import refuse_loaded
 
 STATE_FILE = "learner.pt"
 
@@ -81,7 +82,9 @@ def restore(update: PPOUpdate, content: UInt8[np.ndarray, " byte"], path: str | 
         CheckpointError: If the content of `path` is damaged, or of another captioner.
     """
     try:
-        update.load_state_dict(torch.load(io.BytesIO(content.data), map_location="cpu", weights_only=True))
+        state = torch.load(io.BytesIO(content.data), map_location="cpu", weights_only=True)
+        refuse_loaded(state[CAPTIONER], path)
+        update.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError, CheckpointError) as damage:
         raise CheckpointError(f"{path} does not fit this captioner, or is damaged: {in_one_line(damage)}") from damage
 

@@ -164,7 +164,7 @@ class _Training:
                     losses.append(loss * len(chosen))
                 loss_of_epoch = float(torch.stack(losses).sum()) / num_clips
                 on_epoch(epoch, loss_of_epoch)
-        self.watch.finish(self._parameters())
+        self.watch.finish(self.captioner.state_dict())
         self.captioner.eval()
         return loss_of_epoch
 

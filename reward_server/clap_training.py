@@ -165,7 +165,7 @@ class _Training:
             losses.append(float(np.mean([self._step(batch, epoch) for batch in batches])))
             if on_epoch is not None:
                 on_epoch(ClapProgress(epoch, self._config.num_epochs, losses[-1]))
-        self._watch.finish(self._clap.state_dict().values())
+        self._watch.finish(self._clap.state_dict())
         self._clap.eval()
         return tuple(losses)
 

@@ -240,7 +240,7 @@ class _Fit:
             self._head.train()
             self.train_losses.append(self._epoch(epoch, training, optimizer))
             self._head.eval()
-            self._watch.finish(self._parameters())
+            self._watch.finish(self._named_parameters())
             self.validation_losses.append(self._loss(validation))
             self._watch.check_validation(epoch, self.validation_losses[-1])
             if on_epoch is not None:
@@ -303,6 +303,10 @@ class _Fit:
 
     def _parameters(self) -> list[nn.Parameter]:
         return [*self._head.parameters(), *self._inputs.trainable]
+
+    def _named_parameters(self) -> dict[str, Tensor]:
+        towers = {f"tensor {place} of the towers": one for place, one in enumerate(self._inputs.trainable)}
+        return {**dict(self._head.named_parameters()), **towers}
 
     def _weights(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in self._parameters()]

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel, PreTrai
 from reward_server.small_clap import CONFIG_FILE, content_hash, tokenizer_settings
 from rlcap.audio.clap_input import clap_input
 from rlcap.captioners.hf_checkpoints import load_model, local_directory, read_part
+from rlcap.finite_weights import refuse_loaded
 from rlcap.types import Clip
 
 UNDECISIVE = {"_name_or_path", "architectures", "backend", "dtype", "transformers_version"}
@@ -101,6 +102,7 @@ class HfClap(nn.Module):
         model = load_model(ClapModel, directory, dtype=torch.float32)
         extractor = read_part(ClapFeatureExtractor, directory)
         tokenizer = read_part(AutoTokenizer, directory)
+        refuse_loaded(model.state_dict(), f"the CLAP in {directory}")
         # Weights mapped from a file lie at odd addresses, which changes the last bits of products.
         for weights in model.parameters():
             weights.data = weights.data.clone()

@@ -24,6 +24,7 @@ from rlcap.captioners.checkpoint_files import read_json
 from rlcap.captioners.hf_checkpoints import read_part
 from rlcap.config.reward import ClapConfig
 from rlcap.errors import CheckpointError
+from rlcap.finite_weights import refuse_loaded
 from rlcap.types import Clip, PolicyFeatures
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
@@ -203,6 +204,7 @@ def put_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> 
     if faults:
         shown = "; ".join(sorted(faults)[:5])
         raise CheckpointError(f"the weights in {path} are of another architecture ({len(faults)} differences): {shown}")
+    refuse_loaded(weights, path)
     model.load_state_dict(weights)
 
 

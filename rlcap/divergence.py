@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rlcap.errors import DivergedError
+from rlcap.finite_weights import not_finite, some_of
 
 
 class DivergenceWatch:
@@ -57,17 +58,17 @@ class DivergenceWatch:
                 f"{self._stage} diverged in epoch {epoch + 1}: the validation loss is {loss:g}; {self._remedy}"
             )
 
-    def finish(self, weights: Iterable[Tensor]) -> None:
+    def finish(self, weights: Mapping[str, Tensor]) -> None:
         """Look at the last step, and at the weights that it left.
 
         Raises:
-            DivergedError: If they are not finite.
+            DivergedError: If they are not finite; names them.
         """
         self._look()
-        if not all(bool(tensor.isfinite().all()) for tensor in weights):
+        if names := not_finite(weights):
             raise DivergedError(
-                f"{self._stage} diverged: its last step (number {self._num_steps}) left weights that are not finite; "
-                f"{self._remedy}"
+                f"{self._stage} diverged: its last step (number {self._num_steps}) left weights that are not finite, "
+                f"in {some_of(names)}; {self._remedy}"
             )
 
     def _look(self) -> None:

@@ -13,6 +13,7 @@ from rlcap.captioners.master_weights import CPU, hold_masters
 from rlcap.captioners.tuned_captioner import TunedCaptioner
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.config.captioner import CaptionerConfig
+from rlcap.finite_weights import refuse_loaded
 
 
 def load_captioner(directory: str | Path, device: torch.device = CPU) -> Captioner:
@@ -22,12 +23,14 @@ def load_captioner(directory: str | Path, device: torch.device = CPU) -> Caption
     there yet.
 
     Raises:
-        CheckpointError: the directory is missing, damaged, or of a family or architecture not known here.
+        CheckpointError: the directory is missing, damaged, or of a family or architecture not known here; or it holds
+            weights that are not finite.
     """
     directory = Path(directory)
     family = family_of(directory)
     with in_a_sentence(f"the captioner in {directory} cannot be loaded"):
         captioner = family.load(directory).eval()
+    refuse_loaded(captioner.state_dict(), f"the captioner in {directory}")
     hold_masters(captioner, device)
     return captioner
 
@@ -52,6 +55,7 @@ def adopt_captioner(
             captioner = family.adopt(directory, TunedParts.of(config))
             if to_teach:
                 captioner.tune()
+    refuse_loaded(captioner.state_dict(), f"the captioner in {directory}")
     if to_teach:
         hold_masters(captioner, device)
     return captioner.eval()

@@ -29,6 +29,7 @@ from rlcap.captioners.prefix import PrefixCaptioner, PrefixCaptionerConfig
 from rlcap.captioners.tuned_parts import TunedParts
 from rlcap.config.captioner import CaptionerConfig, Mapper
 from rlcap.errors import CheckpointError
+from rlcap.finite_weights import refuse_loaded
 
 LANGUAGE_MODEL, AUDIO_ENCODER = "captioner.language_model", "captioner.audio_encoder"
 
@@ -80,6 +81,7 @@ def build_around_language_model(
     captioner = _assemble(config, language_model, tokenizer, encoder_channels, dropout, device).eval()
     # In less than float32 rounding would pass for wrong scores.
     with _named(LANGUAGE_MODEL, directory), held_in(torch.float32, language_model):
+        refuse_loaded(language_model.state_dict(), "it")
         _check_scores(captioner)
     return captioner
 
@@ -116,6 +118,7 @@ def _assemble(
     if config.audio_encoder:
         with _named(AUDIO_ENCODER, Path(config.audio_encoder)):
             tower = ClapEncoder.of_clap(Path(config.audio_encoder))
+            refuse_loaded(tower.state_dict(), "it")
     parts = TunedParts.of(config)
     captioner = PrefixCaptioner(settings, language_model, tokenizer, audio_tower=tower, parts=parts)
     captioner.tune()

@@ -25,6 +25,7 @@ from rlcap.config.captioner import CaptionerConfig
 from rlcap.config.data import SourceKind, Split
 from rlcap.config.reward import HeadKind
 from rlcap.config.run import RunConfig
+from rlcap.finite_weights import refuse_files
 from rlcap.pipeline.clips import SplitClips, open_split
 from rlcap.pipeline.listening import Audio, Heard, Listener, join_features
 from rlcap.pipeline.matching_pairs import draw_matching_pairs
@@ -311,7 +312,11 @@ class Stages:
         check_parts(captioner)
 
     def _run(self, name: str, depends_on: dict[str, object], build: Callable[[Path], None]) -> StageResult:
-        result = self.cache.get(name, depends_on, build)
+        def build_sound(path: Path) -> None:
+            build(path)
+            refuse_files(path, f"the stage {name}")
+
+        result = self.cache.get(name, depends_on, build_sound)
         self.results[name] = result
         return result
 

@@ -198,3 +198,32 @@ def test_weights_that_are_missing_are_never_drawn_at_random(tmp_path):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"lacks weights of its ClapModel: text_projection\.linear1\.weight"):
         HfClap.load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_towers_and_their_adapters_are_fitted_in_float32(tmp_path, dtype):
+    clap = make_clap()
+    clap.model.to(dtype)
+    clap.save(tmp_path)
+    loaded = HfClap.load(tmp_path)
+    assert {one.dtype for one in loaded.parameters()} == {torch.float32}
+    loaded.requires_grad_(False)
+    add_adapters(loaded.text_module, 2, 16.0, seed=0)
+    trained = {name: one for name, one in loaded.named_parameters() if one.requires_grad}
+    before = {name: one.detach().clone() for name, one in trained.items()}
+    optimizer = torch.optim.Adam(trained.values(), lr=1e-5)
+    for _ in range(2):  # the change is zero at first, and so is the gradient of one half of it
+        loaded.embed_captions(CAPTIONS)[:, 0].sum().backward()
+        optimizer.step()
+    assert {one.dtype for one in trained.values()} == {torch.float32}
+    moved = sum(int((one != before[name]).sum()) for name, one in trained.items())
+    assert moved > 0.99 * sum(one.numel() for one in trained.values())
+
+
+def test_towers_with_weights_that_are_not_finite_are_refused_by_name(tmp_path):
+    clap = make_clap()
+    with torch.no_grad():
+        clap.model.text_projection.linear1.bias[0] = torch.nan
+    clap.save(tmp_path)
+    with pytest.raises(CheckpointError, match=r"not finite, in text_projection\.linear1\.bias"):
+        HfClap.load(tmp_path)

@@ -122,11 +122,13 @@ def test_the_last_step_and_the_weights_that_it_leaves_are_looked_at():
     last.note_step(0, torch.tensor(1.0), torch.tensor(1.0))
     last.note_step(0, torch.tensor(1.0), torch.tensor(torch.nan))
     with pytest.raises(DivergedError, match=r"step 2\): the loss is 1 and the norm of its gradient nan"):
-        last.finish([])
+        last.finish({})
     spoilt = watch()
     spoilt.note_step(0, torch.tensor(1.0), torch.tensor(1.0))
-    with pytest.raises(DivergedError, match=r"its last step \(number 1\) left weights that are not finite; lower it"):
-        spoilt.finish([torch.ones(2), torch.tensor([1.0, torch.inf])])
+    with pytest.raises(
+        DivergedError, match=r"its last step \(number 1\) left weights that are not finite, in spoilt; lower it"
+    ):
+        spoilt.finish({"sound": torch.ones(2), "spoilt": torch.tensor([1.0, torch.inf])})
 
 
 def test_a_validation_loss_that_is_not_finite_does_not_pass_for_one_that_fell_no_further():
