@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -24,6 +23,8 @@ _COMPARISONS = (
     ("distinct_captions", "Distinct captions", "different captions, as a share of all"),
     ("repetition", "Repetition", "share of word pairs that repeat an earlier one of the caption"),
 )
+MAX_NUMBER = 1e300
+"""What lies beyond is no figure of a run, nor are infinities."""
 _SHARES = frozenset({"named_right", "distinct_captions", "repetition"})
 
 
@@ -64,9 +65,9 @@ class Comparison:
 def win_rates(summary: Mapping[str, Any]) -> list[WinRate]:
     """Return every win rate of the tuned captioner that the summary holds, the main one first."""
     found = [_win_rate(summary, key, opponent, explanation) for key, opponent, explanation in _WIN_RATES]
-    for name, control in (summary.get("controls") or {}).items():
+    for name, control in _nested(summary.get("controls")).items():
         opponent, explanation = _CONTROLS.get(name, (name.replace("_", " "), "control"))
-        found.append(_win_rate(control or {}, "win_rate_of_tuned_against_it", opponent, explanation))
+        found.append(_win_rate(_nested(control), "win_rate_of_tuned_against_it", opponent, explanation))
     return [rate for rate in found if rate is not None]
 
 
@@ -74,7 +75,7 @@ def comparisons(summary: Mapping[str, Any]) -> list[Comparison]:
     """Return what is known of the captions, side by side."""
     found = []
     for key, title, explanation in _COMPARISONS:
-        nested = summary.get(key) or {}
+        nested = _nested(summary.get(key))
         numbers = {name: nested.get(name, summary.get(f"{key}_{name}")) for name in _CAPTIONERS}
         show = share if key in _SHARES else number
         values = {name: show(value) for name, value in numbers.items()}
@@ -85,7 +86,7 @@ def comparisons(summary: Mapping[str, Any]) -> list[Comparison]:
 
 def stage_timings(summary: Mapping[str, Any]) -> list[tuple[str, str, float]]:
     """Return name, duration in words, and share of the longest stage."""
-    stages = {name: seconds for name, seconds in (summary.get("wall_s") or {}).items() if _is_number(seconds)}
+    stages = {name: seconds for name, seconds in _nested(summary.get("wall_s")).items() if _is_number(seconds)}
     longest = max(stages.values(), default=0.0)
     return [(name, duration(seconds), seconds / longest if longest else 0.0) for name, seconds in stages.items()]
 
@@ -135,9 +136,17 @@ def _win_rate(figures: Mapping[str, Any], key: str, opponent: str, explanation: 
     rate, interval = figures.get(key), figures.get(f"{key}_ci95")
     if not _is_number(rate):
         return None
-    low, high = interval if isinstance(interval, list) and len(interval) == 2 else (None, None)
+    bounds = interval if isinstance(interval, list) and all(map(_is_number, interval)) else []
+    low, high = bounds if len(bounds) == 2 else (None, None)
     return WinRate(opponent, explanation, rate, low, high)
 
 
 def _is_number(value: Any) -> TypeGuard[float]:  # noqa: ANN401
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return -MAX_NUMBER < value < MAX_NUMBER
+
+
+def _nested(value: object) -> Mapping[str, Any]:
+    """Figures within the summary; none where something else stands there."""
+    return value if isinstance(value, Mapping) else {}

@@ -108,3 +108,18 @@ def test_what_cannot_be_scored_is_said_and_nothing_is_written(
     assert run(["reward", "score", *arguments]) == 1
     assert fault in capsys.readouterr().err
     assert not Path("scores.csv").exists()
+
+
+def test_a_row_without_text_keeps_its_place_and_has_a_reason(capsys: pytest.CaptureFixture[str]):
+    rows = [
+        {"audio": "low.wav", "caption": None},
+        {"audio": 7, "caption": "x"},
+        {"audio": "low.wav", "caption": "rain"},
+    ]
+    lines = [*map(json.dumps, rows), "[]"]
+    Path("data/captions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert run(["reward", "score", "reward", "data/captions.jsonl", "scores.jsonl"]) == 1
+    found = [json.loads(line) for line in Path("scores.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["score"] is None for row in found] == [True, True, False, True]
+    assert found[0]["reason"] == "bad row: row 1 (line 1), column 'caption': expected text, found nothing"
+    assert "3 of 4 rows have no score, the first being bad row: row 1 (line 1)" in capsys.readouterr().err

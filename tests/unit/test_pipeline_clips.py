@@ -104,3 +104,11 @@ def test_everything_is_known_of_soundscapes_and_their_captions_hold_no_word_beyo
     assert [clip.clip_id for clip in clips.source.read(range(20))[0]] == list(clips.clip_ids)
     words = {word for captions in clips.known_captions() for caption in captions for word in caption.split()}
     assert words <= set(vocabulary(clips.lexicon))
+
+
+def test_rows_that_are_no_clips_are_told_with_every_split(config: DataConfig, cache: StageCache):
+    with (Path(config.root) / "manifest.csv").open("a") as table:
+        table.write(",dog,,heldout\n")
+    for split in (Split.heldout, Split.rl):
+        (bad,) = open_split(config, split, cache).quarantined
+        assert bad.path == "manifest.csv, row 8 (line 9)"

@@ -1,3 +1,6 @@
+import pytest
+
+from rlcap.errors import DataError
 from rlcap.pipeline.reward_history import RewardEntry, RewardHistory, last_reward, read_history
 from rlcap.run_directory import RunDirectory
 
@@ -40,3 +43,23 @@ def test_a_run_that_goes_on_with_another_model_in_its_settings_notes_it(tmp_path
 
 def test_a_run_without_history_has_no_last_reward(tmp_path):
     assert last_reward(RunDirectory(tmp_path)) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("{}", "must hold a JSON list, found an empty structure"),
+        ("[7]", "row 1 of .*: bad row: expected a JSON object, found the number 7"),
+        ('[{"version": 7, "from_update": 1, "path": "x"}]', "column 'version': expected text, found the number 7"),
+        (
+            '[{"version": "v", "from_update": true, "path": "x"}]',
+            "'from_update': expected a whole number, found the bool",
+        ),
+        ('[{"version": "v", "from_update": 1}]', "column 'path': expected text, found nothing"),
+    ],
+)
+def test_a_damaged_history_is_refused_in_words(tmp_path, content, message):
+    RunDirectory(tmp_path).reward_history.write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_history(RunDirectory(tmp_path))

@@ -70,6 +70,11 @@ def test_throughput_is_that_of_the_nearest_number_of_actors_scaled(tmp_path):
     scaled = expected_throughput(file, 20)
     assert scaled.captions_per_s == 400.0
     assert scaled.basis.startswith("at most")
-    file.write_text("{}")
-    with pytest.raises(DataError, match="holds no captions per second"):
-        expected_throughput(file, 16)
+    nothing = [{}, {"rates": 7}, {"rates": [7, {"num_actors": "4", "captions_per_s": 1.0}]}]
+    nothing += [
+        {"speeds": [{"num_actors": count, "captions_per_s": rate}]} for count, rate in ((0, 1), (1, None), (True, 1))
+    ]
+    for figures in nothing:
+        file.write_text(json.dumps(figures))
+        with pytest.raises(DataError, match="holds no captions per second"):
+            expected_throughput(file, 16)

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from rlcap.errors import RunError
-from rlcap.mailbox import ALIVE, MAX_SILENCE_S, REQUEST, Mailbox, ask
+from rlcap.mailbox import ALIVE, ANSWER, MAX_SILENCE_S, REQUEST, Mailbox, ask
 
 
 def answer_next(mailbox, reply):
@@ -88,3 +88,13 @@ def test_a_run_that_ends_refuses_what_nobody_has_taken(tmp_path):
 def test_what_an_earlier_run_left_is_cleared_away(tmp_path):
     (tmp_path / f"7{REQUEST}").write_text('{"action": "swap", "arguments": {}}')
     assert Mailbox(tmp_path).take() == []
+
+
+@pytest.mark.parametrize(
+    "request_text", ["[" * 100_000, "[]", '{"action": 7, "arguments": {}}', '{"action": "swap"}', "{"]
+)
+def test_what_is_no_request_is_refused_and_the_run_goes_on(tmp_path, request_text):
+    mailbox = Mailbox(tmp_path)
+    (tmp_path / f"1{REQUEST}").write_text(request_text)
+    assert mailbox.take() == []
+    assert "the request cannot be read" in (tmp_path / f"1{ANSWER}").read_text()

@@ -120,6 +120,21 @@ def test_a_file_that_cannot_be_read_is_named_and_the_rest_is_shown(name: str, ma
     assert "hush.wav" in text
 
 
+@pytest.mark.parametrize("value", [None, True, "x", [1], {"a": [1]}, float("nan"), 10**400])
+def test_figures_of_another_type_leave_a_report(value: object, make_run: Callable[..., RunDirectory]):
+    run = make_run(num_updates=3, num_clips=2)
+    names = json.loads(run.summary.read_text())
+    run.summary.write_text(json.dumps(dict.fromkeys(names, value)))
+    assert "hush.wav" in page_of(run).text
+
+
+@pytest.mark.parametrize("name", ["reward_history.json", "quarantine.csv"])
+def test_a_list_of_another_form_is_named(name: str, make_run: Callable[..., RunDirectory]):
+    run = make_run(num_updates=3, num_clips=2)
+    (run.path / name).write_text('[{"version": 7}]')
+    assert f"{name} cannot be read: " in page_of(run).text
+
+
 def test_words_from_outside_are_text_and_never_markup(tmp_path: Path):
     run = create_run_directory(RunConfig(run_dir=str(tmp_path / "run")))
     evil = "<script>alert(1)</script>\"'&"
