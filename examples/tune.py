@@ -18,6 +18,8 @@ from pathlib import Path
 import ray
 from ray import tune
 
+from rlcap.stop_signals import SUPERVISOR_PIPE, supervisor_pipe
+
 RUNS = Path("runs/tune")
 NUM_TRIALS = int(os.environ.get("NUM_TRIALS", "6"))
 CPUS_A_TRIAL = 2
@@ -36,10 +38,12 @@ def run_trial(settings: dict[str, float], given: tuple[str, ...], home: str) -> 
     run = Path(home) / RUNS / tune.get_context().get_trial_name()
     chosen = [f"{name}={value}" for name, value in settings.items()]
     command = [Path(sys.executable).with_name("rlcap"), "train", *given, *QUICK, *chosen, f"run_dir={run}"]
-    with run.with_name(f"{run.name}.log").open("w") as log:
-        # The trial's own Ray must not take itself for part of this one.
+    with run.with_name(f"{run.name}.log").open("w") as log, supervisor_pipe() as pipe:
+        # The trial's own Ray must not take itself for part of this one. It ends with Tune, however that does.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        subprocess.run(command, cwd=home, env=environment, stdout=log, stderr=subprocess.STDOUT, check=True)
+        environment[SUPERVISOR_PIPE] = str(pipe)
+        streams = {"stdout": log, "stderr": subprocess.STDOUT}
+        subprocess.run(command, cwd=home, env=environment, pass_fds=[pipe], check=True, **streams)
     summary = json.loads((run / "summary.json").read_text())
     return {"win_rate": summary["win_rate"], "kl": summary["mean_kl"]}
 

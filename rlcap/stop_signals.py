@@ -10,6 +10,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -52,6 +54,20 @@ def interrupt_on_stop_signals() -> None:
 
     for number in stop_signals():
         signal.signal(number, interrupt)
+
+
+@contextmanager
+def supervisor_pipe() -> Iterator[int]:
+    """Yield a descriptor for `pass_fds` and `SUPERVISOR_PIPE`, in the environment, of an `rlcap` that is started here.
+
+    That one stops at the end of the block, or when this process is gone, even by SIGKILL: the other end is closed then.
+    """
+    theirs, ours = os.pipe()
+    try:
+        yield theirs
+    finally:
+        os.close(theirs)
+        os.close(ours)
 
 
 def stop_with_supervisor() -> None:

@@ -21,6 +21,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from rlcap.process_settings import GNU_LIBRARIES
+from rlcap.stop_signals import interrupt_on_stop_signals
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("grpo", "rloo")
@@ -39,6 +40,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     arguments = parser.parse_args()
+    interrupt_on_stop_signals()  # which ends the trainer that is being measured
     python = install(arguments.venv)
     rows = [measure(kind, python, arguments) for kind in KINDS]
     for row in rows:

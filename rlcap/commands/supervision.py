@@ -26,7 +26,7 @@ from rlcap.commands.terminal import INTERRUPTED, LOST, complain
 from rlcap.config.run import RunConfig
 from rlcap.restarts import Restarts
 from rlcap.run_directory import RunDirectory, claim_run_directory
-from rlcap.stop_signals import SUPERVISOR_PIPE, stop_signals
+from rlcap.stop_signals import SUPERVISOR_PIPE, stop_signals, supervisor_pipe
 
 log = logging.getLogger(__name__)
 
@@ -65,15 +65,13 @@ class _Supervisor:
         self._child: subprocess.Popen[bytes] | None = None
         self._stopped_by: int | None = None
         self._woken = threading.Event()
-        # Nothing is written: when this process is gone, even by SIGKILL, its end is closed, and the job stops.
-        self._job_end, self._our_end = os.pipe()
 
     def run(self) -> int:
         """Start the job until it ends by itself, or there is no hope."""
-        with self._forwarding_signals(), self._closing_pipe():
+        with self._forwarding_signals(), supervisor_pipe() as pipe:
             overrides = self._first
             while True:
-                code = self._run_once(overrides)
+                code = self._run_once(overrides, pipe)
                 if self._stopped_by is not None or not _is_dead(code):
                     return code if code >= 0 else 128 - code
                 if not self._restarts.grant(newest_update(self._run.checkpoints)):
@@ -86,10 +84,10 @@ class _Supervisor:
                     return INTERRUPTED
                 overrides = self._next()
 
-    def _run_once(self, overrides: Sequence[str]) -> int:
+    def _run_once(self, overrides: Sequence[str], pipe: int) -> int:
         command = [sys.executable, "-c", _JOB, "train", *overrides]
-        environment = {**os.environ, SUPERVISOR_PIPE: str(self._job_end)}
-        self._child = subprocess.Popen(command, start_new_session=True, pass_fds=[self._job_end], env=environment)
+        environment = {**os.environ, SUPERVISOR_PIPE: str(pipe)}
+        self._child = subprocess.Popen(command, start_new_session=True, pass_fds=[pipe], env=environment)
         if self._stopped_by is not None:  # the signal came before there was anybody to hand it to
             self._child.send_signal(self._stopped_by)
         code = self._child.wait()
@@ -122,14 +120,6 @@ class _Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-    @contextmanager
-    def _closing_pipe(self) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            os.close(self._job_end)
-            os.close(self._our_end)
 
     def _forward(self, number: int, _: FrameType | None) -> None:
         self._stopped_by = number

@@ -15,12 +15,14 @@ from rlcap.config.run import RunConfig
 from rlcap.config.training import TrackingConfig, TrainingConfig
 from rlcap.errors import LeaseLostError, RunError
 from rlcap.leases import RUN_DRIVER, RUN_LEASE, run_lease
-from rlcap.metrics import MetricsWriter
+from rlcap.metrics import MetricsWriter, read_metrics
 from rlcap.pipeline import rollout_ledger
 from rlcap.pipeline.checkpointing import Checkpointer
+from rlcap.pipeline.evaluate_run import evaluate
 from rlcap.pipeline.reward_history import RewardEntry, RewardHistory
 from rlcap.pipeline.rollout_ledger import LedgerWriter
-from rlcap.run_directory import drive_run
+from rlcap.report.build import build_report
+from rlcap.run_directory import create_run_directory, drive_run, find_run_directory
 
 HOLDER = """
 import pathlib, sys, time
@@ -94,6 +96,36 @@ def test_a_second_driver_is_refused_and_told_who_writes_there_and_since_when(hol
     with run_lease(tmp_path) as lease:
         lease.check()
     assert list(tmp_path.iterdir()) == []
+
+
+def resume(path):
+    with drive_run(RunConfig(run_dir=str(path), resume=True)):
+        pass
+
+
+def begin_anew(path):
+    with drive_run(RunConfig(run_dir=str(path))):
+        pass
+
+
+@pytest.mark.parametrize("drive", [resume, begin_anew, lambda path: evaluate(path, [])], ids=["resume", "new", "eval"])
+def test_whatever_would_drive_a_run_that_goes_on_is_refused_and_changes_nothing(drive, hold, tmp_path):
+    run = create_run_directory(RunConfig(run_dir=str(tmp_path)))
+    if drive is not begin_anew:
+        run.summary.write_text("{}")
+    hold()
+    names = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(RunError, match="is still running"):
+        drive(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+
+def test_whatever_only_reads_works_on_a_run_that_goes_on(hold, tmp_path):
+    create_run_directory(RunConfig(run_dir=str(tmp_path)))
+    hold()
+    run = find_run_directory(tmp_path)
+    assert read_metrics(run).num_rows == 0
+    assert build_report(run.path).is_file()
 
 
 def test_the_lease_of_a_killed_driver_is_taken_over_at_once(hold, tmp_path):
