@@ -1,5 +1,8 @@
 """Sums in a fixed order: what a block of them leaves behind, and that every loop that trains is inside of one."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +79,23 @@ def test_every_loop_that_trains_sums_in_a_fixed_order(monkeypatch, make_captione
     assert set(modes) == {(1, False)}
     assert torch.get_deterministic_debug_mode() == 0
     assert deterministic.fill_uninitialized_memory
+
+
+def test_no_other_module_goes_backward():
+    root = Path(__file__).parents[2]
+    apart = ("rlcap/bench/", "rlcap/conformance/")  # nothing that they train is kept
+    found = set()
+    for package in ("rlcap", "actors", "learner", "reward_server"):
+        for path in (root / package).rglob("*.py"):
+            name = path.relative_to(root).as_posix()
+            if not name.startswith(apart) and re.search(r"[.]backward[(]", path.read_text(encoding="utf-8")):
+                found.add(name)
+    assert found == {
+        "learner/policy_pass.py",
+        "learner/supervised.py",
+        "reward_server/clap_training.py",
+        "reward_server/fitting.py",
+    }, "a new loop that trains belongs into a block of `deterministic_algorithms`, and into LOOPS"
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2])
