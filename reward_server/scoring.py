@@ -22,7 +22,9 @@ from reward_server.heads import EnsembleHead, Head, build_head
 from reward_server.small_clap import content_hash, load_weights
 from reward_server.text_terms import weighted_terms
 from rlcap.config.reward import Ensemble, HeadConfig, HeadKind, TextTermsConfig
-from rlcap.errors import CheckpointError, ConfigError
+from rlcap.errors import CheckpointError, ConfigError, DataError, RowError
+from rlcap.tables.json_values import read_json_object
+from rlcap.tables.rows import Row, described, whole_number
 from rlcap.types import Clip
 
 SETTINGS_FILE, HEAD_FILE, CLAP_FOLDER = "reward.json", "head.safetensors", "clap"
@@ -195,20 +197,28 @@ def _num_bytes(weights: Mapping[str, Tensor]) -> int:
 
 def _read_settings(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json_object(path)
+        settings = Row(1, path.name, found)
         return {
-            "version": found["version"],
-            "sigmoid_output": bool(found["sigmoid_output"]),
+            "version": settings.text("version"),
+            "sigmoid_output": settings.flag("sigmoid_output"),
             "head": HeadConfig(
                 kind=HeadKind(found["head"]),
-                hidden_sizes=list(found["hidden_sizes"]),
-                num_members=int(found.get("num_members", 1)),
+                hidden_sizes=_whole_numbers(found["hidden_sizes"]),
+                num_members=settings.whole("num_members") if "num_members" in found else 1,
                 ensemble=Ensemble(found.get("ensemble", Ensemble.mean.value)),
-                std_weight=float(found.get("std_weight", 1.0)),
+                std_weight=settings.figure("std_weight") if "std_weight" in found else 1.0,
             ),
             "terms": TextTermsConfig(**found["text_terms"]),
         }
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (DataError, RowError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(
             f"{path} does not describe a reward model: {error}; fit one or give its folder"
         ) from error
+
+
+def _whole_numbers(values: object) -> list[int]:
+    numbers = [whole_number(value) for value in values] if isinstance(values, list) else [None]
+    if None in numbers:
+        raise RowError(f"column 'hidden_sizes': expected a list of whole numbers, found {described(values)}")
+    return [number for number in numbers if number is not None]

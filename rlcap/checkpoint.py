@@ -144,12 +144,13 @@ def _only_good(paths: Iterable[Path]) -> Iterator[Path]:
 def _score(path: Path) -> float:
     """Return what `SCORE` says of a checkpoint; one without, or a damaged one, is the worst."""
     try:
-        return _finite(json.loads((path / SCORE).read_text(encoding="utf-8")))
+        return finite_score(json.loads((path / SCORE).read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         return -math.inf
 
 
-def _finite(value: object) -> float:
+def finite_score(value: object) -> float:
+    """Return a score as it was written; what is no finite number is the worst."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return -math.inf
     return float(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
 import shutil
 import uuid
@@ -20,7 +21,7 @@ import fsspec
 import pyarrow as pa
 from pyarrow import fs
 
-from rlcap.checkpoint import CHECKSUMS, SCORE, latest_good, update_of, write_checkpoint
+from rlcap.checkpoint import CHECKSUMS, SCORE, finite_score, latest_good, update_of, write_checkpoint
 from rlcap.errors import CheckpointError, ConfigError, in_one_line
 
 REJECTED = "rejected.json"
@@ -165,7 +166,7 @@ class CheckpointMirror:
         self._filesystem.delete_dir(self._folder(update))
 
     def _score(self, update: int) -> float:
-        return float(json.loads(self._read(update, SCORE))) if self._has(update, SCORE) else -float("inf")
+        return finite_score(json.loads(self._read(update, SCORE))) if self._has(update, SCORE) else -math.inf
 
     def _folder(self, update: int) -> str:
         return f"{self._root}/update-{update:06d}"

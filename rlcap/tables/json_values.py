@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from rlcap.errors import DataError
+from rlcap.errors import DataError, RowError
 from rlcap.tables.encodings import errors_of, text_encoding
 from rlcap.tables.rows import Row, described
 
@@ -60,10 +59,10 @@ def listed_rows(items: Sequence[object]) -> list[Row]:
 
 def read_number(path: Path, key: str) -> float:
     """Read one finite number of a JSON object. Raises DataError where it is not there, or is none."""
-    value = read_json_object(path).get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"{path}: {key!r} must be a finite number, found {described(value)}")
-    return value
+    try:
+        return Row(1, path.name, read_json_object(path)).figure(key)
+    except RowError as error:
+        raise DataError(f"{path}: {error}") from error
 
 
 def json_line_rows(path: Path, required: Sequence[str], optional: Sequence[str] | None) -> Iterator[Row]:

@@ -12,6 +12,8 @@ from rlcap.types import Quarantined
 
 Value = TypeVar("Value")
 
+MAX_NUMBER = 1e300
+"""What lies beyond is no figure, nor are infinities."""
 MAX_SHOWN = 60
 """Characters of a cell that a message shows."""
 
@@ -83,6 +85,20 @@ class Row:
         if number is None:
             raise self.fault(column, "a whole number")
         return number
+
+    def figure(self, column: str) -> float:
+        """Return a finite number. Raises RowError for anything else."""
+        value = self.cells.get(column)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -MAX_NUMBER < value < MAX_NUMBER:
+            raise self.fault(column, "a finite number")
+        return float(value)
+
+    def flag(self, column: str) -> bool:
+        """Return a boolean. Raises RowError for anything else."""
+        value = self.cells.get(column)
+        if not isinstance(value, bool):
+            raise self.fault(column, "true or false")
+        return value
 
     def texts(self, columns: Iterable[str]) -> list[str]:
         """Return the texts of these columns, one after another, without blank ones; a cell may hold a list of texts.

@@ -103,6 +103,28 @@ def test_content_that_does_not_match_its_version_is_refused(tmp_path):
         ClapReward.load(tmp_path / "a")
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("version", 7),
+        ("sigmoid_output", "false"),
+        ("sigmoid_output", 0),
+        ("hidden_sizes", "8"),
+        ("hidden_sizes", [8.5]),
+        ("num_members", True),
+        ("std_weight", "1"),
+        ("std_weight", float("nan")),
+        ("text_terms", [1]),
+    ],
+)
+def test_settings_of_another_type_are_refused_and_never_coerced(tmp_path, setting, value):
+    ClapReward(clap(), head()).save(tmp_path)
+    path = tmp_path / "reward.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {setting: value}))
+    with pytest.raises(CheckpointError, match="does not describe a reward model"):
+        ClapReward.load(tmp_path)
+
+
 def test_a_folder_without_a_reward_model_is_explained(tmp_path):
     with pytest.raises(CheckpointError, match="does not describe a reward model"):
         ClapReward.load(tmp_path)

@@ -194,10 +194,10 @@ def test_no_bytes_raise_anything_but_a_sentence(tmp_path, content, ending):
         assert all(row.broken or "path" in row.cells or ending == ".jsonl" for row in rows)
 
 
-@pytest.mark.parametrize("value", [None, True, "0.5", [0.5], math.nan, math.inf])
+@pytest.mark.parametrize("value", [None, True, "0.5", [0.5], math.nan, math.inf, 10**400])
 def test_a_figure_that_is_read_back_is_a_finite_number(tmp_path, value):
     path = write(tmp_path / "metrics.json", json.dumps({"accuracy": value}))
-    with pytest.raises(DataError, match="'accuracy' must be a finite number, found"):
+    with pytest.raises(DataError, match="column 'accuracy': expected a finite number, found"):
         read_number(path, "accuracy")
 
 
