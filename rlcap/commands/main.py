@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command; return 0, 1 for a fault, 2 for wrong usage or settings, 75 for a lost process, 130 if stopped."""
-    parsed = command_line().parse_args(spelt_out(arguments))
+    parsed = command_line().parse_args(caption.with_dashed_files(spelt_out(arguments)))
     try:
         settle_process()
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ After a lost process the run can go on with `resume=true`; 75 is what sysexits.h
 
 
 def say(text: str) -> None:
-    """Write a result."""
+    """Write a result; names that are not UTF-8 come out as the bytes that they are."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="surrogateescape")
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 

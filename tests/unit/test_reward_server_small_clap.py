@@ -116,8 +116,11 @@ def test_a_damaged_checkpoint_is_explained(name, tmp_path):
 
 
 def test_a_missing_checkpoint_is_explained(tmp_path):
-    with pytest.raises(CheckpointError, match="does not describe a small CLAP"):
+    with pytest.raises(CheckpointError, match=r"none/config\.json cannot be read"):
         SmallClap.load(tmp_path / "none")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="does not describe a small CLAP"):
+        SmallClap.load(tmp_path)
 
 
 def slow_contrastive_loss(audio, text, same, scale):

@@ -238,7 +238,7 @@ def test_evaluation_gets_the_run_and_the_settings(pipeline: ModuleType, capsys: 
 
 
 def test_captions_go_to_stdout_and_bad_files_to_stderr(pipeline: ModuleType, capsys: pytest.CaptureFixture[str]):
-    pipeline.caption = lambda _, files: iter([(files[0], "a dog barks"), Quarantined("b.wav", "it is empty")])
+    pipeline.caption = lambda _, files, __: iter([(files[0], "a dog barks"), Quarantined("b.wav", "it is empty")])
     assert run(["caption", "runs/latest", "a.wav", "b.wav"]) == 1
     told = capsys.readouterr()
     assert (told.out, told.err) == ("a.wav\ta dog barks\n", "rlcap: b.wav: it is empty\n")
