@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from pathlib import Path
 
 import torch
@@ -139,7 +140,12 @@ def merge_adapters(model: PreTrainedModel, directory: Path) -> PreTrainedModel:
     Raises:
         CheckpointError: they are damaged, of another model, or of a kind that cannot be merged.
     """
-    with in_a_sentence(f"the adapters in {directory} cannot be merged into their model"), torch.random.fork_rng():
+    with (
+        in_a_sentence(f"the adapters in {directory} cannot be merged into their model"),
+        torch.random.fork_rng(),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # of peft's own
         adapted = PeftModel(model, _read_config(directory))
         _put_adapters(adapted, directory)
         merged: PreTrainedModel = adapted.merge_and_unload()

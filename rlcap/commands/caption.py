@@ -52,12 +52,15 @@ def with_dashed_files(arguments: Sequence[str]) -> list[str]:
     if "--" in before:
         after = before[before.index("--") + 1 :]
         before = before[: before.index("--")]
-    spelt = [_spelt(text, text[:2] != "--" or os.path.lexists(text)) for text in before]
-    return [*spelt, *(_spelt(text, is_file=True) for text in after)]
+    return [*(_behind_dot(text) if _is_dashed_file(text) else text for text in before), *map(_behind_dot, after)]
 
 
-def _spelt(text: str, is_file: bool) -> str:
-    return f"./{text}" if text[:1] == "-" and is_file and text not in _OPTIONS else text
+def _behind_dot(text: str) -> str:
+    return f"./{text}" if text[:1] == "-" else text
+
+
+def _is_dashed_file(text: str) -> bool:
+    return text[:1] == "-" and text not in _OPTIONS and (text[:2] != "--" or os.path.lexists(text))
 
 
 def _run(arguments: argparse.Namespace) -> int:

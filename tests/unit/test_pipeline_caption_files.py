@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import soundfile
+from tiny_captioners import adopt, shake
 
 from rlcap.checkpoint import write_checkpoint
+from rlcap.config.captioner import DecoderTuning
 from rlcap.config.run import RunConfig
-from rlcap.errors import CheckpointError
+from rlcap.errors import CheckpointError, ConfigError
 from rlcap.pipeline.caption_files import caption
 from rlcap.run_directory import create_run_directory
 from rlcap.types import Quarantined
@@ -68,6 +70,26 @@ def test_the_settings_of_the_run_say_how_long_captions_and_clips_may_be(sounds, 
     assert len(short[1].split()) <= 2
     assert isinstance(long, Quarantined)
     assert long.reason == "longer than 2 s"
+
+
+def test_settings_that_are_given_hold_for_runs_and_captioners(captioners, sounds, tmp_path, make_captioner):
+    run = make_run(tmp_path, make_captioner, checkpoint=1)
+    for place in (run, captioners[1]):
+        short, long = caption(place, sounds, ["sampling.max_new_tokens=2", "data.max_duration_s=2"])
+        assert len(short[1].split()) <= 2
+        assert long.reason == "longer than 2 s"
+        with pytest.raises(ConfigError, match="max_duration"):
+            next(caption(place, sounds, ["data.max_duration=2"]))
+
+
+def test_adapters_alone_caption_as_the_captioner_that_they_were_merged_into(tiny_checkpoint, sounds, tmp_path):
+    for name, alone in (("alone", True), ("merged", False)):
+        settings = {"decoder": DecoderTuning.lora, "lora_rank": 2, "adapters_alone": alone}
+        tuned = adopt("whisper", tiny_checkpoint("whisper"), **settings)
+        shake(tuned)
+        tuned.save(tmp_path / name)
+    assert not (tmp_path / "alone/config.json").exists()
+    assert [*caption(tmp_path / "alone", sounds[:1])] == [*caption(tmp_path / "merged", sounds[:1])]
 
 
 def test_a_folder_that_holds_neither_is_told(tmp_path, sounds, make_captioner):

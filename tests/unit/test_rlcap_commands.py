@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -244,6 +245,48 @@ def test_captions_go_to_stdout_and_bad_files_to_stderr(pipeline: ModuleType, cap
     assert (told.out, told.err) == ("a.wav\ta dog barks\n", "rlcap: b.wav: it is empty\n")
     run(["caption", "--json", "runs/latest", "a.wav", "b.wav"])
     assert capsys.readouterr().out == '{"path": "a.wav", "caption": "a dog barks"}\n'
+    run(["caption", "--json", "runs/latest", "caf\udce9.wav"])
+    assert json.loads(capsys.readouterr().out)["path"] == "caf\\xe9.wav"
+
+
+@pytest.mark.parametrize(
+    ("given", "files", "settings"),
+    [
+        (["-0xzr.wav", "a.wav"], ["-0xzr.wav", "a.wav"], []),
+        (["a.wav", "--", "-0xzr.wav", "--json"], ["a.wav", "-0xzr.wav", "--json"], []),
+        (["--exists.wav"], ["--exists.wav"], []),
+        (["a.wav", "data.max_duration_s=600"], ["a.wav"], ["data.max_duration_s=600"]),
+        (["take.one=1.wav"], ["take.one=1.wav"], []),
+        (["caf\udce9.wav"], ["caf\udce9.wav"], []),
+    ],
+)
+def test_files_of_any_name_are_captioned_beside_settings(
+    pipeline: ModuleType, given: list[str], files: list[str], settings: list[str]
+):
+    for name in ("--exists.wav", "take.one=1.wav"):
+        Path(name).touch()
+    asked: list[object] = []
+    pipeline.caption = lambda *arguments: asked.append(arguments) or iter([])
+    assert run(["caption", "runs/latest", *given]) == 0
+    assert asked == [(Path("runs/latest"), [Path(name) for name in files], settings)]
+
+
+def test_an_option_that_there_is_none_of_and_settings_without_a_file_are_refused(
+    pipeline: ModuleType, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        run(["caption", "--jsn", "runs/latest", "a.wav"])
+    assert "--jsn" in capsys.readouterr().err
+    pipeline.caption = lambda *_: iter([])
+    assert run(["caption", "runs/latest", "data.max_duration_s=600"]) == 2
+
+
+def test_names_that_are_not_utf_8_are_written_as_the_bytes_that_they_are():
+    code = "from rlcap.commands.terminal import say; say('caf\\udce9.wav')"
+    for encoding in ("utf-8:strict", "utf-8:surrogateescape"):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        said = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)
+        assert said.stdout == b"caf\xe9.wav\n"
 
 
 def test_a_report_is_written_of_the_latest_run(capsys: pytest.CaptureFixture[str]):
