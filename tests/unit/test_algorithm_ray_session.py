@@ -3,6 +3,8 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -52,10 +54,10 @@ def test_the_object_store_has_room_for_the_versions_that_a_run_holds_and_leaves_
     assert object_store_room(tmp_path, in_step) == OBJECT_STORE_BYTES
 
 
-def interrupted(done, *, times=1, fault=None):
+def interrupted(done, *, times=1, fault=None, number=signal.SIGINT):
     with interrupts_held():
         for _ in range(times):
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         if fault:
             raise fault
         done.append("whole")
@@ -156,3 +158,24 @@ def test_a_session_of_its_own_joins_no_cluster_that_happens_to_run_here(monkeypa
         pass
     assert [settings["address"] for settings in asked] == ["local", "auto"]
     assert asked[0]["object_store_memory"] == 123
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_requests_to_stop_wait_as_well_however_often_they_come(number):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before, done = signal.signal(number, interrupt), []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(done, times=3, number=number)
+    finally:
+        signal.signal(number, before)
+    assert done == ["whole"]
+
+
+def test_what_ray_starts_is_deaf_to_a_terminal_that_is_closed_and_the_driver_is_not():
+    blocked = [sys.executable, "-c", "import signal; print(signal.SIGHUP in signal.pthread_sigmask(0, ()))"]
+    with ray_session._deaf_to_hangup():
+        assert subprocess.run(blocked, stdout=subprocess.PIPE, check=True).stdout == b"True\n"
+    assert subprocess.run(blocked, stdout=subprocess.PIPE, check=True).stdout == b"False\n"

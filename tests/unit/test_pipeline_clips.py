@@ -1,8 +1,13 @@
 """What is known of the clips of each split, and who asks for it."""
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -112,3 +117,25 @@ def test_rows_that_are_no_clips_are_told_with_every_split(config: DataConfig, ca
     for split in (Split.heldout, Split.rl):
         (bad,) = open_split(config, split, cache).quarantined
         assert bad.path == "manifest.csv, row 8 (line 9)"
+
+
+def test_processes_that_render_end_with_their_parent_even_by_sigkill():
+    code = """
+import time
+from rlcap.pipeline.clips import _renderers
+if __name__ == "__main__":
+    with _renderers(1) as pool:
+        pool.submit(time.sleep, 0).result()
+        print(*pool._processes, flush=True)
+        time.sleep(100)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+    worker = psutil.Process(int(parent.stdout.readline()))
+    worker.send_signal(signal.SIGHUP)
+    worker.send_signal(signal.SIGINT)
+    assert worker.is_running()
+    parent.kill()
+    parent.communicate()
+    psutil.wait_procs([worker], timeout=30)
+    assert not worker.is_running()
