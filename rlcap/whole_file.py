@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -23,8 +24,14 @@ def name_aside(path: Path) -> Path:
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a path beside `path` to write to; at the end that file takes its place in one step.
 
-    Readers find the earlier file or the whole new one, and a block that raises leaves the earlier one.
+    Readers find the earlier file or the whole new one, and a block that raises leaves the earlier one. What is no file
+    is not replaced: whoever may write to `/dev` would lose a device by it.
+
+    Raises:
+        FileExistsError: there is a folder, device or pipe of that name.
     """
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "this is no file, and is not replaced by one", str(path))
     partial = name_aside(path)
     try:
         yield partial

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlcap.commands import live_reward
 from rlcap.commands.parsing import Commands, add_actions, add_command, add_overrides
-from rlcap.commands.stages import KEPT
+from rlcap.commands.stages import KEPT, settle_stages
 from rlcap.commands.terminal import FAULT, aligned, complain, say
 
 _DETAILS = """\
@@ -120,9 +120,7 @@ def register(commands: Commands) -> None:
 
 
 def _run_fit(arguments: argparse.Namespace) -> int:
-    from rlcap.config.load import load_config
-
-    config = load_config(arguments.overrides)
+    config = settle_stages(arguments.overrides)
     # Slow to import: faults in the settings come first.
     from rlcap.pipeline.stages import fit_reward
 

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlcap.commands.parsing import Commands, add_command, add_overrides
 from rlcap.commands.terminal import say
+
+if TYPE_CHECKING:
+    from rlcap.config.run import RunConfig
 
 KEPT = """\
 writes:
@@ -87,11 +92,23 @@ def stage_runner(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _run_stage(name: str, overrides: Sequence[str]) -> int:
-    from rlcap.config.load import load_config
-
-    config = load_config(overrides)
+    config = settle_stages(overrides)
     # Slow to import: faults in the settings come first.
     from rlcap.pipeline.stages import run_stage
 
     say(str(run_stage(config, name)))
     return 0
+
+
+def settle_stages(overrides: Sequence[str]) -> RunConfig:
+    """Load the settings of stages, whose results can be kept.
+
+    Raises:
+        ConfigError: the settings have faults, or `cache_dir` cannot be written to.
+    """
+    from rlcap.config.load import load_config
+    from rlcap.writable import require_folder
+
+    config = load_config(overrides)
+    require_folder(Path(config.cache_dir), "cache_dir")
+    return config

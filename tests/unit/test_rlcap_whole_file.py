@@ -60,3 +60,15 @@ def test_leftovers_of_the_dead_are_told_from_what_is_being_written_by_their_age(
             os.utime(tmp_path / name, (0, 0))
         remove_partials(tmp_path, older_than=fresh.stat().st_mtime - 60)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".c.partial-0a", "a"]
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder"):
+        with (
+            pytest.raises(FileExistsError, match=f"no file, and is not replaced by one: '.*{name}'"),
+            whole_file(tmp_path / name),
+        ):
+            pass
+    assert (tmp_path / "pipe").is_fifo()
