@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 from rlcap.captioners.captioner import Captioner
-from rlcap.captioners.decoder_captioner import DecoderCaptioner
 from rlcap.captioners.loading import adopt_captioner, load_captioner
 from rlcap.captioners.prefix_parts import build_around_language_model, check_parts
 from rlcap.captioners.tokenizer import words_alone
@@ -68,36 +67,33 @@ def try_captioner(config: RunConfig) -> TriedCaptioner:
     name = settings.checkpoint or settings.language_model
     _try_tokenizer(captioner, name)
     room = _try_writing(captioner.eval(), config, name)
-    _try_saving(captioner, name)
-    return TriedCaptioner(
-        name, _num_bytes(captioner), sum(each.numel() for each in _trained(captioner)), room, captioner.tokenizer
-    )
+    num_bytes = _try_saving(captioner, name)
+    return TriedCaptioner(name, num_bytes, sum(each.numel() for each in _trained(captioner)), room, captioner.tokenizer)
 
 
 def check_taught(captions: Sequence[str], split: Split, captioner: TriedCaptioner, max_new_tokens: int) -> None:
-    """Refuse captions that a captioner cannot be taught; announce those that it may not write to their end.
+    """Refuse captions of which a tokenizer knows no word; announce those that are too long to be written whole.
 
     Raises:
-        DataError: there is no room for the longest, or the tokenizer knows none of their words.
+        DataError: the captioner cannot be taught them.
     """
     lengths = _lengths(captions, captioner)
     longest, room = max(lengths), captioner.longest_caption
     if room is not None and longest > room:
-        of_which, way_out = "", f"set captioner.max_caption_tokens={longest}"
+        which, way_out = "a new captioner", f"set captioner.max_caption_tokens={longest} to teach them whole"
         if captioner.name:
-            of_which, way_out = f" of {captioner.name}", "leave them out, or take another captioner"
-        num_too_long = sum(length > room for length in lengths)
-        raise DataError(
-            f"{num_too_long} captions of the split {split.value} are longer than the {room} "
-            f"tokens that the decoder{of_which} has positions for; the longest has {longest}, and begins "
-            f"{captions[lengths.index(longest)][:60]!r}: {way_out}"
+            which, way_out = captioner.name, "another captioner may have more"
+        too_long = sum(length > room for length in lengths)
+        begins = captions[lengths.index(longest)][:60]
+        announce(
+            f"{too_long} of {len(lengths)} captions of the split {split.value} are longer than the {room} tokens that "
+            f"{which} has positions for, and are cut; the longest has {longest}, and begins {begins!r}: {way_out}"
         )
     num_cut = sum(length > max_new_tokens for length in lengths)
     if num_cut > OFTEN * len(lengths):
         announce(
             f"{num_cut} of {len(lengths)} captions of the split {split.value} are longer than "
-            f"sampling.max_new_tokens={max_new_tokens}: what is taught on them ends there in training; the longest has "
-            f"{longest}"
+            f"sampling.max_new_tokens={max_new_tokens}, where sampled captions end; the longest has {longest}"
         )
 
 
@@ -136,7 +132,7 @@ def _try_writing(captioner: Captioner, config: RunConfig, name: str) -> int | No
     with _told(name, "cannot write captions"):
         features = captioner.features([Clip("trial", waveform.astype(np.float32), SAMPLE_RATE_HZ)])
         encoding = captioner.encode(torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask))
-        room = captioner.longest_caption(encoding) if isinstance(captioner, DecoderCaptioner) else None
+        room = captioner.longest_caption(encoding)
         if room is not None and max_new_tokens > room:
             raise ConfigError(
                 f"sampling.max_new_tokens must be at most {room}, the positions that {name} has left behind its prompt "
@@ -147,18 +143,20 @@ def _try_writing(captioner: Captioner, config: RunConfig, name: str) -> int | No
     return room
 
 
-def _try_saving(captioner: Captioner, name: str) -> None:
-    """Save the captioner as it is tuned, and read that: a whole one, or of a large one all but the weights."""
+def _try_saving(captioner: Captioner, name: str) -> int:
+    """Save the captioner as it is tuned, whole or but for its weights, and read it again; returns bytes on disk."""
+    in_memory = sum(each.numel() * each.element_size() for each in captioner.parameters())
     with tempfile.TemporaryDirectory(prefix="rlcap-trial-") as folder, _told(name, "cannot be saved as it is tuned"):
-        if _num_bytes(captioner) > SAVED_WHOLE_BYTES:
+        if in_memory > SAVED_WHOLE_BYTES:
             _save_beside_weights(captioner, Path(folder))
-            return
+            return _weights_in(Path(name))
         captioner.save(Path(folder))
         load_captioner(folder)
+        return _weights_in(Path(folder))
 
 
-def _num_bytes(captioner: Captioner) -> int:
-    return sum(each.numel() * each.element_size() for each in captioner.parameters())
+def _weights_in(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*.safetensors"))
 
 
 def _trained(captioner: Captioner) -> Iterator[torch.nn.Parameter]:

@@ -84,11 +84,6 @@ FAULTS = {
     "too many GPUs": (["cluster.actor_gpus=64"], RunError, "cluster.actor_gpus"),
     "no captioner": (["captioner.checkpoint=/nowhere"], CheckpointError, "/nowhere holds no captioner"),
     "no language model": (["captioner.language_model=/nowhere"], CheckpointError, "captioner.language_model=/nowhere"),
-    "long captions": (
-        ["captioner.max_caption_tokens=5", "sampling.max_new_tokens=5"],
-        DataError,
-        "max_caption_tokens=6",
-    ),
     "no labels": (["data.label_columns=[]"], PreflightError, "has no label"),
     "no data": (["data.root=/nowhere"], DataError, "/nowhere"),
 }
@@ -144,7 +139,7 @@ def test_a_place_of_copies_that_holds_those_of_another_run_is_refused(settings, 
 def test_a_captioner_is_tried_as_it_will_be_tuned(architecture, decoder, tiny_checkpoint):
     config = load_config([f"captioner.checkpoint={tiny_checkpoint(architecture)}", f"captioner.decoder={decoder}"])
     tried = try_captioner(config)
-    assert 0 < tried.num_trained < tried.num_bytes
+    assert 0 < tried.num_trained < tried.num_bytes < 10**7
     assert tried.longest_caption is None or tried.longest_caption > config.sampling.max_new_tokens
 
 
@@ -204,12 +199,16 @@ def test_captions_longer_than_training_samples_are_announced(capsys):
     assert "1 of 10 captions of the split captioned are longer than sampling.max_new_tokens=5" in told
 
 
-def test_captions_that_a_given_decoder_has_no_room_for_are_counted_and_named(whisper):
-    tried = try_captioner(load_config([whisper]))
-    with pytest.raises(
-        DataError, match=r"1 captions of the split rl are longer than the \d+ tokens .* begins 'a dog a dog"
+def test_captions_that_a_decoder_has_no_room_for_are_counted_and_named(whisper, capsys):
+    for tried, way_out in (
+        (try_captioner(load_config([whisper])), "another"),
+        (SMALL, "captioner.max_caption_tokens=1001"),
     ):
-        check_taught(["a dog", "a dog " * 500], Split.rl, tried, max_new_tokens=24)
+        check_taught(["a dog", "a dog " * 500], Split.rl, tried, max_new_tokens=2000)
+        told = " ".join(capsys.readouterr().err.split())
+        assert "1 of 2 captions of the split rl are longer than the" in told
+        assert "begins 'a dog a dog" in told
+        assert way_out in told
 
 
 def test_a_language_that_a_tokenizer_does_not_know_is_refused():
