@@ -15,6 +15,7 @@ from actors.hearing_ahead import HearingAhead
 from actors.sampler import SampledCaptions, sample_captions, score_as_drawn
 from rlcap.captioners.captioner import Captioner, Encoding, PolicyOutput
 from rlcap.captioners.packed_linears import packed_linears
+from rlcap.captioners.weights import FlatWeights, load_into
 from rlcap.config.captioner import SamplingConfig
 from rlcap.config.precision import Precision
 from rlcap.protocols import AudioSource, RewardClient
@@ -55,7 +56,7 @@ class CaptionActor:
         device: torch.device | None = None,
     ) -> None:
         self._device = device or torch.device("cpu")
-        dtype = DTYPES[sampling.precision]
+        dtype = DTYPES[sampling.precision.on(gpu=self._device.type == "cuda")]
         self.policy = policy.eval().requires_grad_(False).to(self._device, dtype)
         if sampling.compile:
             self.policy.compile_steps()
@@ -65,6 +66,14 @@ class CaptionActor:
         self._with_greedy = with_greedy
         self._overlaps = overlaps
         self._audio = HearingAhead(source, self._listen, when_idle=not overlaps)
+        self._weights = {name: parameter.dtype for name, parameter in self.policy.named_parameters()}
+        self._dtypes = {_name(dtype) for dtype in self._weights.values()}
+
+    def load(self, weights: FlatWeights) -> None:
+        """Take over the policy's weights; rollouts tell whether they were rounded here or on their way."""
+        load_into(self.policy, weights)
+        sent = {place.dtype for place in weights.places if place.name in self._weights}
+        self._dtypes = sent | {_name(dtype) for dtype in self._weights.values()}
 
     def caption(
         self,
@@ -125,6 +134,7 @@ class CaptionActor:
             temperature=sampled.temperature,
             policy_version=policy_version,
             batch_index=batch.batch_index,
+            dtypes=tuple(sorted(self._dtypes)),
         )
         return _scored(rollouts, rewards())
 
@@ -170,3 +180,7 @@ def _scored(rollouts: RolloutBatch, rewards: RewardBatch) -> ScoredRollouts:
         return ScoredRollouts(rollouts, rewards)
     sampled = replace(rewards, scores=rewards.scores[:num_rollouts], failed=rewards.failed[:num_rollouts])
     return ScoredRollouts(rollouts, sampled, greedy_scores=rewards.scores[num_rollouts:])
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

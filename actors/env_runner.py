@@ -26,7 +26,7 @@ from actors.caption_actor import CaptionActor
 from actors.messages import RewardReference, RolloutInfo
 from rlcap.captioners.loading import load_captioner
 from rlcap.captioners.master_weights import CPU
-from rlcap.captioners.weights import FlatWeights, load_into
+from rlcap.captioners.weights import FlatWeights
 from rlcap.config.captioner import SamplingConfig
 from rlcap.protocols import AudioSource, RewardClient
 from rlcap.stacks import show_stack_on_signal
@@ -105,7 +105,7 @@ class CaptionEnvRunner(EnvRunner):
         """
         start, began_at_s = time.monotonic(), time.time()
         if policy_version != self._policy_version:
-            load_into(self._actor.policy, weights)
+            self._actor.load(weights)
             self._policy_version = policy_version
             load_s = time.monotonic() - start
         else:

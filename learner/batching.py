@@ -60,6 +60,7 @@ class LearnerBatch:
     """Of the greedy caption of each rollout's clip; None where no such captions were written."""
     truncated: Bool[Tensor, " batch"]
     policy_version: Int64[Tensor, " batch"]
+    sampled_in_float32: Bool[Tensor, " batch"]
     reward_version: str
     num_failed: int
     """Rollouts left out because their score, or that of their clip's greedy caption, could not be had."""
@@ -118,6 +119,7 @@ def merge(scored: Sequence[ScoredRollouts]) -> LearnerBatch:
     kept = [~one.rewards.failed & ~np.isnan(baseline) for one, baseline in zip(scored, baselines, strict=True)]
     offsets = np.cumsum([0, *(len(batch.clip_ids) for batch in rollouts[:-1])])
     versions = [np.full(len(batch.clip_index), batch.policy_version, dtype=np.int64) for batch in rollouts]
+    exact = [np.full(len(batch.clip_index), set(batch.dtypes) == {"float32"}) for batch in rollouts]
 
     def rows(read: Callable[[RolloutBatch], np.ndarray]) -> Tensor:
         return torch.from_numpy(_stack_padded([read(batch)[keep] for batch, keep in zip(rollouts, kept, strict=True)]))
@@ -144,6 +146,7 @@ def merge(scored: Sequence[ScoredRollouts]) -> LearnerBatch:
         greedy_scores=None if any(one.greedy_scores is None for one in scored) else per_row(baselines),
         truncated=per_row([batch.truncated for batch in rollouts]),
         policy_version=per_row(versions),
+        sampled_in_float32=per_row(exact),
         reward_version=_only({one.rewards.reward_version for one in scored}, "reward version"),
         num_failed=sum(int((~keep).sum()) for keep in kept),
         largest_group=max(int(np.bincount(batch.clip_index).max(initial=0)) for batch in rollouts),

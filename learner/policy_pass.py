@@ -15,8 +15,8 @@ from learner.collective import Collective, all_or_none
 from learner.objective import AVERAGES, ppo_objective
 from rlcap.captioners.captioner import Captioner, PolicyOutput
 from rlcap.captioners.learning_linears import learning_linears
+from rlcap.captioners.master_weights import trains_in_bfloat16
 from rlcap.config.algorithm import PPOConfig
-from rlcap.config.precision import Precision
 from rlcap.threads import deterministic_algorithms
 
 OF_CLIPS = ("frames", "frame_mask")
@@ -31,7 +31,10 @@ class PolicyPass:
         self._config = config
         self._collective = collective
         self.device = next(captioner.parameters()).device
-        self._in_bfloat16 = config.precision is Precision.bfloat16
+        weights = [*captioner.scoring_parameters()]
+        self._in_bfloat16 = trains_in_bfloat16(weights, config.precision)
+        self.are_in_float32 = not self._in_bfloat16 and all(one.dtype == torch.float32 for one in weights)
+        """Whether nothing in a pass is rounded to less, so that a sampler in float32 computes the same."""
 
     def forward(self, captions: Captions) -> PolicyOutput:
         """Score captions under the current weights; each clip is encoded once."""

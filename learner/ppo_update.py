@@ -104,7 +104,8 @@ class PPOUpdate:
         set_learning_rates(self.optimizer, self.config, self.policy_version, self._num_updates)
         settings = self._settings
         learned = compute_advantages(batch, settings, self._normaliser)
-        recompute = (staleness > 0) | (not settings.trusts_sampler)
+        trusted = batch.sampled_in_float32 & (self._passes.are_in_float32 and not settings.recompute_log_probs)
+        recompute = (staleness > 0) | ~trusted
         targets = Targets(
             log_probs=batch.log_probs,
             proximal_log_probs=self._passes.proximal_log_probs(batch, recompute, seed=self._seed),

@@ -16,9 +16,8 @@ from learner.caption_targets import CaptionTargets, TargetBatch
 from learner.learning_rates import parameter_groups
 from rlcap.audio.augmentation import augment_frames
 from rlcap.captioners.captioner import Captioner, Encoding
-from rlcap.captioners.master_weights import hold_masters
+from rlcap.captioners.master_weights import hold_masters, trains_in_bfloat16
 from rlcap.config.captioner import SftConfig
-from rlcap.config.precision import Precision
 from rlcap.divergence import DivergenceWatch, lower
 from rlcap.threads import deterministic_algorithms
 from rlcap.types import PolicyFeatures
@@ -181,10 +180,11 @@ class _Training:
         device = next(self.captioner.parameters()).device
         num_tokens = int(targets.in_loss.sum())
         size = self.plan.config.microbatch_size or len(targets.tokens)
+        in_bfloat16 = trains_in_bfloat16(self.captioner.scoring_parameters(), self.plan.config.precision)
         total = torch.zeros((), device=device)
         for start in range(0, len(targets.tokens), size):
             rows = slice(start, start + size)
-            with torch.autocast(device.type, torch.bfloat16, self.plan.config.precision is Precision.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, in_bfloat16):
                 log_probs = self._log_probs(encode(rows), targets.rows(rows))
             loss = -log_probs.sum() / num_tokens
             torch.autograd.backward(loss)

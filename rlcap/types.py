@@ -67,6 +67,8 @@ class RolloutBatch:
     policy_version: int
     batch_index: int
     """The cursor position that asked for these rollouts: unique in a run."""
+    dtypes: tuple[str, ...] = ("float32",)
+    """What computed `log_probs`: those of the sampler's weights, and of what it was sent."""
     support_sizes: Int64[np.ndarray, "batch token"] | None = None
     """How many of the most probable tokens each was drawn from; None where it was from all."""
 

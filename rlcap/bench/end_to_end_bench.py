@@ -23,7 +23,6 @@ from rlcap.bench.tight_loop import TightLoop, TightRound
 from rlcap.config.run import RunConfig
 from rlcap.errors import ConfigError
 from rlcap.pipeline.progress import progress_bar
-from rlcap.pipeline.tuning import learning_settings
 from rlcap.threads import limited_threads
 
 
@@ -163,7 +162,7 @@ def _real_run(parts: RunParts) -> Iterator[CaptionPPO]:
             plan = RunPlan(
                 parts.actor_plan(),
                 server.client(),
-                learning_settings(config),
+                config.algorithm,
                 config.training,
                 config.cluster,
                 config.seed,

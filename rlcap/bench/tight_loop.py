@@ -14,8 +14,7 @@ from learner.ppo_update import PPOUpdate
 from reward_server.scoring import ClapReward
 from rlcap.bench.run_parts import RunParts
 from rlcap.captioners.loading import load_captioner
-from rlcap.captioners.weights import load_into, publish
-from rlcap.pipeline.tuning import learning_settings
+from rlcap.captioners.weights import publish
 from rlcap.protocols import RewardClient
 from rlcap.threads import limited_threads
 from rlcap.types import RewardBatch, RewardRequest
@@ -39,7 +38,7 @@ class TightLoop:
         self._num_threads = num_threads
         self._num_batches = config.training.batches_per_update
         self._actor = plan.start_actor()
-        self._update = PPOUpdate(load_captioner(plan.baseline), learning_settings(config), seed=config.seed)
+        self._update = PPOUpdate(load_captioner(plan.baseline), config.algorithm, seed=config.seed)
         self._reward = _DirectReward(ClapReward.load(parts.reward))
         clips_per_batch = config.training.clips_per_batch // self._num_batches
         self._cursor = AudioCursor(len(plan.source), clips_per_batch, config.seed)
@@ -58,7 +57,7 @@ class TightLoop:
                 scored = [result.scored for result in results if result.scored is not None]
                 sampled = time.perf_counter()
                 self._update.update(scored)
-                load_into(self._actor.policy, publish(self._update.captioner, trainable_only=True))
+                self._actor.load(publish(self._update.captioner, trainable_only=True))
                 update_s += time.perf_counter() - sampled
                 num_captions += sum(len(one.rollouts.captions) for one in scored)
         wall_s = time.perf_counter() - begun

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
@@ -162,6 +162,10 @@ class Captioner(nn.Module, ABC):
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
         flat = torch.tensor([token for row in rows for token in row])
         return torch.full(mask.shape, self.pad_token_id).masked_scatter(mask, flat), mask
+
+    def scoring_parameters(self) -> Iterator[nn.Parameter]:
+        """Return what `encode` and `log_probs` compute with: not the weights of an encoder that has heard before."""
+        return self.parameters()
 
     def frozen_reference(self) -> Captioner:
         """Return what KL is measured against: the captioner as it is now, its adapters off.

@@ -7,14 +7,14 @@ float16 (Micikevicius et al., 2018, Mixed Precision Training). Weights are round
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from rlcap.config.precision import SaveDtype
+from rlcap.config.precision import Precision, SaveDtype
 
 HALF = (torch.bfloat16, torch.float16)
 CPU = torch.device("cpu")
@@ -37,6 +37,14 @@ def hold_masters(module: nn.Module, device: torch.device = CPU) -> None:
 def computes_in(device: torch.device, dtype: torch.dtype) -> bool:
     """Tell whether a device has arithmetic of its own for a dtype: CPUs emulate float16, and many layers lack it."""
     return dtype is not torch.float16 or device.type != "cpu"
+
+
+def trains_in_bfloat16(weights: Iterable[Tensor], precision: Precision) -> bool:
+    """Tell whether passes over these weights compute in bfloat16, by `torch.autocast`, where that is asked for.
+
+    Frozen weights in float16 compute in that: autocast to the one knows no tensors in the other.
+    """
+    return precision is Precision.bfloat16 and all(one.dtype != torch.float16 for one in weights)
 
 
 def dtype_on_disk(setting: SaveDtype, loaded: torch.dtype) -> torch.dtype:

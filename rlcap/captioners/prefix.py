@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
@@ -114,6 +114,11 @@ class PrefixCaptioner(DecoderCaptioner):
         if self.parts.decoder is DecoderTuning.frozen:
             self.language_model.eval()
         return self
+
+    def scoring_parameters(self) -> Iterator[nn.Parameter]:
+        """Return all weights but those of a frozen tower, which has heard before."""
+        heard_before = {id(one) for one in self.audio_tower.parameters()} if self.parts.freeze_encoder else set()
+        return (one for one in self.parameters() if id(one) not in heard_before)
 
     def features(self, clips: Sequence[Clip]) -> PolicyFeatures:
         """Compute what the audio tower reads, or what a frozen one hears."""

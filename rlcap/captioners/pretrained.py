@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -98,6 +98,11 @@ class PretrainedCaptioner(DecoderCaptioner):
         if self.parts.freeze_encoder:
             self.encoder.eval()
         return self
+
+    def scoring_parameters(self) -> Iterator[nn.Parameter]:
+        """Return all weights but those of a frozen encoder, which has heard before."""
+        heard_before = {id(one) for one in self.encoder.parameters()} if self.parts.freeze_encoder else set()
+        return (one for one in self.parameters() if id(one) not in heard_before)
 
     @classmethod
     def check_tuning(cls, parts: TunedParts) -> None:

@@ -108,8 +108,8 @@ class PPOConfig(Section):
     microbatch_size: int = 0
     """Rollouts that go through the captioner at once, to save memory; 0 means the whole minibatch."""
     precision: Precision = Precision.float32
-    """Arithmetic of the learner's passes; weights and optimiser stay in float32. bfloat16 implies
-    `recompute_log_probs`."""
+    """Arithmetic of the learner's passes; what is trained and the optimiser stay in float32. In float32, what is frozen
+    computes in the precision that it is held in."""
     learning_rate: float = 1e-5
     """Step size of the policy."""
     value_learning_rate: float = 1e-4
@@ -127,16 +127,12 @@ class PPOConfig(Section):
     max_importance_weight: float = 2.0
     """Bound on the weight that corrects for rollouts of an older policy, or of a sampler that computes otherwise."""
     recompute_log_probs: bool = False
-    """Whether the learner scores fresh rollouts itself, and corrects for what its sampler computed otherwise."""
+    """Have the learner score fresh rollouts itself in any case, and correct for what its sampler computed otherwise; it
+    always does where one of them does not compute in float32."""
     max_kl: float = 50.0
     """The run stops when the KL to the reference passes this, in nats a caption; 0 switches the guard off."""
     min_entropy: float = 0.0
     """The run stops when the policy's entropy falls below this, in nats a token; 0 switches the guard off."""
-
-    @property
-    def trusts_sampler(self) -> bool:
-        """Whether the sampler's log-probs of fresh rollouts pass for the learner's own."""
-        return not self.recompute_log_probs and self.precision is Precision.float32
 
     def faults(self) -> Iterator[str]:
         """Report values outside their range, and settings that exclude each other."""

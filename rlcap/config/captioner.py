@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
-from rlcap.config.precision import Precision, SaveDtype
+from rlcap.config.precision import Precision, SamplerPrecision, SaveDtype
 from rlcap.config.section import Section, must_be_a_share, must_be_positive, must_not_be_negative
 
 NEW_RATE, ADAPTERS_RATE, PRETRAINED_RATE = 1e-3, 2e-4, 1e-5
@@ -115,8 +115,8 @@ class SamplingConfig(Section):
     """Draw from that many of the most probable tokens; 0 means from all."""
     top_p: float = 1.0
     """And of those, from the fewest that hold this share of the probability; 1 means from all."""
-    precision: Precision = Precision.float32
-    """Of policy and reference in the actors; bfloat16 implies `algorithm.recompute_log_probs`."""
+    precision: SamplerPrecision = SamplerPrecision.auto
+    """Of policy and reference in the actors. The learner scores what was not sampled in float32 by itself."""
     compile: bool = False
     """Compile the decoding step, on a GPU to CUDA graphs: takes a minute at the start, and every row goes on to the
     end of the longest caption. For decoders without cross-attention."""

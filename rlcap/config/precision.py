@@ -12,6 +12,21 @@ class Precision(Enum):
     bfloat16 = "bfloat16"
 
 
+class SamplerPrecision(Enum):
+    """Of policy and reference in the actors."""
+
+    auto = "auto"
+    """bfloat16 on a GPU, float32 on a CPU."""
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+    def on(self, *, gpu: bool) -> Precision:
+        """Return what an actor computes in."""
+        if self is SamplerPrecision.auto:
+            return Precision.bfloat16 if gpu else Precision.float32
+        return Precision(self.value)
+
+
 class SaveDtype(Enum):
     """Of a captioner's weights on disk."""
 

@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,8 +23,7 @@ from rlcap.algorithm.update_report import UpdateReport
 from rlcap.audio.quarantine import QuarantineList
 from rlcap.checkpoint import latest_good, newest_update
 from rlcap.checkpoint_mirror import CheckpointMirror, newest_good
-from rlcap.config.algorithm import AlgorithmKind, PPOConfig
-from rlcap.config.precision import Precision
+from rlcap.config.algorithm import AlgorithmKind
 from rlcap.config.run import RunConfig
 from rlcap.errors import ActorLostError, CheckpointError, DataError, GuardError, RowError
 from rlcap.metrics import MetricsWriter
@@ -288,7 +287,7 @@ def _algorithm(job: TuningJob, server: RewardServer) -> Iterator[CaptionPPO]:
     config = job.config
     actor = actor_plan(config, job.source, job.baseline.resolve())
     client = server.client(hear_other_clips=job.hear_other_clips)
-    plan = RunPlan(actor, client, learning_settings(config), config.training, config.cluster, config.seed)
+    plan = RunPlan(actor, client, config.algorithm, config.training, config.cluster, config.seed)
     with without_advice():
         algorithm = build_algorithm(plan)
     try:
@@ -307,13 +306,6 @@ def actor_plan(config: RunConfig, source: AudioSource, baseline: Path) -> ActorP
         num_threads=max(1, int(config.cluster.actor_cpus)),
         with_greedy=config.algorithm.kind is AlgorithmKind.scst,
     )
-
-
-def learning_settings(config: RunConfig) -> PPOConfig:
-    """The learner's settings: log-probs of a sampler in bfloat16 are off by more than a rounding error."""
-    rounded = Precision.bfloat16 in (config.sampling.precision, config.cluster.weights_precision)
-    recompute = config.algorithm.recompute_log_probs or rounded
-    return replace(config.algorithm, recompute_log_probs=recompute)
 
 
 def _resume(algorithm: CaptionPPO, run: RunDirectory, mirror: CheckpointMirror | None) -> None:

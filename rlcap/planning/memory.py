@@ -85,14 +85,12 @@ def object_store_bytes(config: RunConfig, size: CaptionerSize, sequences: Sequen
         captions * config.sampling.max_new_tokens * token_bytes + _clips_per_batch(config) * sequences.feature_bytes
     )
     weights = size.trainable(config.captioner.decoder, config.captioner.lora_rank)
-    weights *= size.trained_bytes(config.captioner.decoder)
-    return {"rollouts": num_batches * rollouts, "weights": weight_versions(config.cluster) * weights}
+    return {"rollouts": num_batches * rollouts, "weights": weight_versions(config.cluster) * weights * FLOAT32}
 
 
 def _learner(config: RunConfig, size: CaptionerSize, sequences: Sequences) -> dict[str, int]:
     """Weights and optimiser, and activations and logits of the rows that go through at once."""
     algorithm, training = config.algorithm, config.training
-    trained_bytes = size.trained_bytes(config.captioner.decoder)
     trainable = size.trainable(config.captioner.decoder, config.captioner.lora_rank)
     minibatch = min(algorithm.minibatch_size, training.clips_per_batch * training.samples_per_clip)
     share = math.ceil(minibatch / max(1, config.cluster.num_learners))
@@ -106,9 +104,9 @@ def _learner(config: RunConfig, size: CaptionerSize, sequences: Sequences) -> di
     else:
         activations = unit * size.layers * ACTIVATION_BYTES
     return {
-        "weights": _weights(config, size, size.parameter_bytes, trained_bytes),
-        "gradients": trainable * trained_bytes,
-        "optimiser": trainable * trained_bytes * ADAM_MOMENTS,
+        "weights": _learner_weights(config, size),
+        "gradients": trainable * FLOAT32,
+        "optimiser": trainable * FLOAT32 * ADAM_MOMENTS,
         "activations": activations,
         "logits": tokens * size.vocabulary * (number + LOGITS_COPIES_LEARNER * FLOAT32),
         "libraries": PROCESS_BYTES,
@@ -117,13 +115,14 @@ def _learner(config: RunConfig, size: CaptionerSize, sequences: Sequences) -> di
 
 def _actor(config: RunConfig, size: CaptionerSize, sequences: Sequences) -> dict[str, int]:
     """Policy, what the reference does not share with it, and the cache of one batch of captions."""
-    number = BFLOAT16 if config.sampling.precision is Precision.bfloat16 else FLOAT32
+    precision = config.sampling.precision.on(gpu=config.cluster.actor_gpus > 0)
+    number = BFLOAT16 if precision is Precision.bfloat16 else FLOAT32
     trainable = size.trainable(config.captioner.decoder, config.captioner.lora_rank)
     captions, tokens = _captions_per_batch(config), config.sampling.max_new_tokens
     # The prefix is read once a clip, then copied into the row of every caption.
     positions = captions * (sequences.context_tokens + tokens) + _clips_per_batch(config) * sequences.context_tokens
     return {
-        "weights": _weights(config, size, number, number),
+        "weights": (size.parameters + _adapters(config, size)) * number,
         "reference": trainable * number,
         "KV cache": 2 * size.layers * size.kv_width * positions * number,
         "logits": captions * tokens * size.vocabulary * (number + LOGITS_COPIES_ACTOR * FLOAT32),
@@ -131,10 +130,16 @@ def _actor(config: RunConfig, size: CaptionerSize, sequences: Sequences) -> dict
     }
 
 
-def _weights(config: RunConfig, size: CaptionerSize, number: int, adapter_number: int) -> int:
+def _learner_weights(config: RunConfig, size: CaptionerSize) -> int:
+    """Master weights in float32 of what is trained; beside adapters, what is frozen as the device computes in it."""
+    adapters = _adapters(config, size)
+    frozen_bytes = size.frozen_bytes(on_gpu=config.cluster.learner_gpus > 0) if adapters else FLOAT32
+    return size.parameters * frozen_bytes + adapters * FLOAT32
+
+
+def _adapters(config: RunConfig, size: CaptionerSize) -> int:
     adapted = config.captioner.decoder is DecoderTuning.lora
-    adapters = size.trainable(DecoderTuning.lora, config.captioner.lora_rank) if adapted else 0
-    return size.parameters * number + adapters * adapter_number
+    return size.trainable(DecoderTuning.lora, config.captioner.lora_rank) if adapted else 0
 
 
 def _clips_per_batch(config: RunConfig) -> int:

@@ -13,11 +13,12 @@ from pathlib import Path
 from rlcap.config.captioner import DecoderTuning
 from rlcap.errors import CheckpointError, ConfigError
 
-FLOAT32_BYTES = ADAPTER_BYTES = 4
+FLOAT32_BYTES = 4
 FEED_FORWARD = 4
 """Width of the feed-forward layer over that of the decoder, where nothing else is known."""
 PARAMETER_BYTES = {"BF16": 2, "F16": 2, "F32": 4}
 """By the word of safetensors."""
+FLOAT16 = "F16"
 SIZE_LIMIT = 100_000_000
 """A longer header of a safetensors file is damage."""
 
@@ -34,12 +35,13 @@ class CaptionerSize:
     """Of the keys (and of the values) of one position: heads for keys times their size."""
     vocabulary: int
     parameter_bytes: int = FLOAT32_BYTES
-    """Of one weight, as it is stored: a learner keeps weights, gradients and optimiser in the precision of the
-    checkpoint; adapters are float32."""
+    """Of one weight, as it is stored, and as a learner keeps what is frozen; what is trained is float32."""
+    is_float16: bool = False
+    """Whether weights are stored in float16, which CPUs keep in float32."""
 
-    def trained_bytes(self, decoder: DecoderTuning) -> int:
-        """Bytes of one weight that is trained."""
-        return ADAPTER_BYTES if decoder is DecoderTuning.lora else self.parameter_bytes
+    def frozen_bytes(self, *, on_gpu: bool) -> int:
+        """Bytes of one weight that a learner does not train."""
+        return FLOAT32_BYTES if self.is_float16 and not on_gpu else self.parameter_bytes
 
     def trainable(self, decoder: DecoderTuning, lora_rank: int) -> int:
         """Parameters that a run trains at most: a frozen encoder counts as well, and adapters as 7 matrices a layer."""
@@ -102,9 +104,10 @@ def read_size(directory: Path) -> CaptionerSize:
         counts += _count_parameters(path)
     if not counts:
         raise CheckpointError(f"{directory} holds no weights in safetensors files: give --parameters and the like")
-    stored = PARAMETER_BYTES.get(counts.most_common(1)[0][0], FLOAT32_BYTES)
+    word = counts.most_common(1)[0][0]
+    stored = PARAMETER_BYTES.get(word, FLOAT32_BYTES)
     kv_width = width * (int(kv_heads) or heads) // heads
-    return CaptionerSize(counts.total(), layers, width, kv_width, vocabulary, stored)
+    return CaptionerSize(counts.total(), layers, width, kv_width, vocabulary, stored, word == FLOAT16)
 
 
 def _sections(config: Mapping[str, object]) -> Iterator[Mapping[str, int]]:

@@ -34,6 +34,9 @@ class SmallCaptioner(nn.Module):
         total = torch.where(frame_mask[..., None], frames, 0.0).sum(dim=1)
         return Encoding(self.audio(total / frame_mask.sum(dim=1, keepdim=True))[:, None])
 
+    def scoring_parameters(self):
+        return self.parameters()
+
     def log_probs(self, encoding, clip_index, tokens, action_mask, temperature, support_sizes=None):
         known = torch.where(action_mask, tokens, EOS)
         before = nn.functional.pad(self.token(known[:, :-1]), (0, 0, 1, 0))

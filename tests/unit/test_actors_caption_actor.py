@@ -6,8 +6,9 @@ import torch
 
 from actors.audio_cursor import CursorBatch
 from actors.caption_actor import CaptionActor
+from rlcap.captioners.weights import publish
 from rlcap.config.captioner import SamplingConfig
-from rlcap.config.precision import Precision
+from rlcap.config.precision import Precision, SamplerPrecision
 from rlcap.protocols import RewardClient
 from rlcap.types import Quarantined, RewardBatch
 
@@ -140,7 +141,10 @@ def test_a_greedy_caption_without_a_score_leaves_the_others_theirs(make_actor):
 
 
 def test_an_actor_in_bfloat16_is_off_by_little_and_by_more_than_a_rounding_error(make_captioner, make_clips, reward):
-    clip, sampling = SomeClips(make_clips(1.0)[0]), SamplingConfig(max_new_tokens=8, precision=Precision.bfloat16)
+    clip, sampling = (
+        SomeClips(make_clips(1.0)[0]),
+        SamplingConfig(max_new_tokens=8, precision=SamplerPrecision.bfloat16),
+    )
     actor = CaptionActor(clip, make_captioner(), make_captioner(), sampling, 16)
     rollouts = actor.caption(CursorBatch(7, 0, (0,), seed=1), 5, reward).scored.rollouts
     exact = make_captioner()
@@ -151,3 +155,25 @@ def test_an_actor_in_bfloat16_is_off_by_little_and_by_more_than_a_rounding_error
     off = np.abs(learner - rollouts.log_probs)[rollouts.action_mask]
     assert rollouts.log_probs.dtype == np.float32
     assert 1e-4 < off.max() < 0.5
+
+
+@pytest.mark.parametrize("sampler", SamplerPrecision)
+@pytest.mark.parametrize("wire", Precision)
+def test_rollouts_tell_in_what_precision_they_were_sampled(make_captioner, make_clips, reward, sampler, wire):
+    sampling = SamplingConfig(max_new_tokens=4, precision=sampler)
+    actor = CaptionActor(SomeClips(make_clips(1.0)[0]), make_captioner(), make_captioner(), sampling, 2)
+
+    def dtypes():
+        return set(actor.caption(CursorBatch(7, 0, (0,), seed=1), 5, reward).scored.rollouts.dtypes)
+
+    computes_in = "bfloat16" if sampler is SamplerPrecision.bfloat16 else "float32"
+    assert dtypes() == {computes_in}
+    actor.load(publish(make_captioner(), trainable_only=True, precision=wire))
+    assert dtypes() == {computes_in, wire.value}
+    actor.load(publish(make_captioner(), trainable_only=True))
+    assert dtypes() == {computes_in, "float32"}
+
+
+def test_samplers_compute_in_bfloat16_on_gpus_alone_where_nothing_else_is_asked_for():
+    assert SamplingConfig().precision.on(gpu=True) is Precision.bfloat16
+    assert SamplingConfig().precision.on(gpu=False) is Precision.float32

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from rlcap.config.algorithm import AlgorithmKind, PPOConfig
-from rlcap.config.precision import Precision
 
 
 def test_the_defaults_have_no_faults():
@@ -46,12 +45,6 @@ def test_settings_that_exclude_each_other_are_named():
     assert found.startswith("kl_coef must be above 0 where kl_target is")
     (found,) = PPOConfig(kind=AlgorithmKind.grpo, critic_warmup_updates=1).faults()
     assert found == "critic_warmup_updates must be 0 where kind is grpo: there is no critic to warm up"
-
-
-def test_a_learner_that_computes_otherwise_does_not_trust_its_sampler():
-    assert PPOConfig().trusts_sampler
-    assert not PPOConfig(recompute_log_probs=True).trusts_sampler
-    assert not PPOConfig(precision=Precision.bfloat16).trusts_sampler
 
 
 def test_the_page_on_algorithms_names_every_setting_and_every_word():

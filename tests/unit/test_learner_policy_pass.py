@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from half_precision import LORA, PPO, Checkpoints, to_train
 from small_captioner import SmallCaptioner, edit, experience_of, gradient_of, make_update, sample, weights_of
 from tiny_captioners import adopt
 
@@ -16,7 +17,7 @@ from learner.collective import SingleLearner
 from learner.policy_pass import PolicyPass
 from rlcap.config.algorithm import AlgorithmKind, KLEstimator, KLPlace, LossAggregation, PPOConfig
 from rlcap.config.captioner import SamplingConfig
-from rlcap.config.precision import Precision
+from rlcap.config.precision import Precision, SamplerPrecision
 from rlcap.protocols import RewardClient
 from rlcap.types import RewardBatch
 
@@ -150,7 +151,7 @@ class AnyReward(RewardClient):
 @pytest.mark.parametrize("architecture", ["whisper", "qwen2_audio"])
 def test_what_a_bfloat16_sampler_gets_wrong_is_measured_and_weighted(tiny_checkpoint, make_clips, architecture):
     policy = adopt(architecture, tiny_checkpoint(architecture))
-    sampling = SamplingConfig(max_new_tokens=8, temperature=0.7, precision=Precision.bfloat16)
+    sampling = SamplingConfig(max_new_tokens=8, temperature=0.7, precision=SamplerPrecision.bfloat16)
     sampler, reference = (copy.deepcopy(policy) for _ in range(2))
     actor = CaptionActor(EndlessClips(make_clips(1.0, 0.5)), sampler, reference, sampling, samples_per_clip=6)
     rollouts = actor.caption(CursorBatch(0, 0, (0, 1), seed=1), 0, AnyReward()).scored
@@ -160,7 +161,7 @@ def test_what_a_bfloat16_sampler_gets_wrong_is_measured_and_weighted(tiny_checkp
     log_ratios = (exact.astype(np.float64) - rollouts.rollouts.log_probs)[mask]
     assert 1e-3 < np.abs(log_ratios).max() < 0.5, "the rounding of bfloat16, and no more"
     policy.train()  # an update turns dropout off
-    update = make_update(policy, recompute_log_probs=True, num_epochs=1, minibatch_size=99, max_importance_weight=1.0)
+    update = make_update(policy, num_epochs=1, minibatch_size=99, max_importance_weight=1.0)
     metrics = update.update([rollouts])
     assert metrics["learner/mismatch_kl"] == pytest.approx((np.expm1(log_ratios) - log_ratios).mean(), rel=1e-2)
     assert metrics["learner/mismatch_kl"] > 1e-7
@@ -189,3 +190,66 @@ def test_a_policy_lies_no_distance_from_itself_whatever_it_was_drawn_from(
     assert metrics["learner/importance_weight"] == pytest.approx(1, abs=1e-5)
     if "top_k" in truncation:
         assert 0 < metrics["learner/entropy"] < math.log(truncation["top_k"])
+
+
+@pytest.mark.parametrize(
+    ("sampled_in", "settings", "trusted"),
+    [
+        (("float32",), {}, True),
+        (("bfloat16",), {}, False),
+        (("bfloat16", "float32"), {}, False),
+        (("float32",), {"precision": Precision.bfloat16}, False),
+        (("bfloat16",), {"precision": Precision.bfloat16}, False),
+        (("float32",), {"recompute_log_probs": True}, False),
+    ],
+)
+def test_a_sampler_is_trusted_where_both_sides_compute_in_float32(monkeypatch, sampled_in, settings, trusted):
+    update, asked = make_update(**settings), []
+    known = sample(update.captioner), sample(update.captioner, batch_index=1)
+    mixed = edit(known[0], dtypes=sampled_in), edit(known[1], dtypes=("float32",))
+    passes = update._passes
+    scored_by_learner = passes.proximal_log_probs
+    monkeypatch.setattr(
+        passes,
+        "proximal_log_probs",
+        lambda batch, recompute, seed: asked.append(recompute) or scored_by_learner(batch, recompute, seed=seed),
+    )
+    update.update(mixed)
+    (recompute,) = asked
+    assert recompute[:16].all() == recompute[:16].any() == (not trusted)
+    assert recompute[16:].any() == (bool(settings)), "of every rollout by itself"
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "tuning", "in_float32"),
+    [
+        ("whisper", "bfloat16", PPO, True),
+        ("whisper", "bfloat16", LORA, False),
+        ("whisper", "float16", LORA, True),
+        ("prefix", "bfloat16", PPO, True),
+        ("prefix", "bfloat16", LORA, False),
+    ],
+)
+def test_a_learner_computes_as_its_weights_are_held_the_encoder_that_heard_before_left_out(
+    tmp_path, family, dtype, tuning, in_float32
+):
+    captioner = to_train(family, Checkpoints(tmp_path).find(family, dtype), tuning)
+    assert PolicyPass(captioner, PPOConfig(), SingleLearner()).are_in_float32 is in_float32
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_gradients_go_through_frozen_weights_in_float16(tmp_path, make_clips, precision):
+    directory, gradients = Checkpoints(tmp_path).find("whisper", "float16"), []
+    features = to_train("whisper", directory, PPO).features(make_clips(1.0))
+    for device in ("cuda", "cpu"):  # as a GPU's would be held, and its float32 twin
+        captioner = to_train("whisper", directory, LORA, device=torch.device(device))
+        tokens, mask = captioner.tokenize(["a tree falls"])
+        frames, frame_mask = torch.from_numpy(features.frames), torch.from_numpy(features.frame_mask)
+        passes = PolicyPass(captioner, PPOConfig(precision=precision), SingleLearner())
+        assert passes.are_in_float32 is (device == "cpu" and precision is Precision.float32)
+        passes.forward(Captions(frames, frame_mask, torch.tensor([0]), tokens, mask, 1.0)).log_probs.mean().backward()
+        trained = [one.grad for name, one in captioner.named_parameters() if "lora_B" in name]
+        gradients.append(torch.cat([one.reshape(-1) for one in trained]))
+    assert gradients[0].dtype == torch.float32
+    likeness = torch.cosine_similarity(*gradients, dim=0)
+    assert likeness > (0.999 if precision is Precision.float32 else 0.98)

@@ -38,9 +38,20 @@ def test_a_learner_that_tunes_all_holds_weights_gradients_and_two_moments_in_flo
     assert parts["logits"] == 8 * 24 * 150_000 * (4 + 16)
 
 
-def test_weights_of_a_checkpoint_in_sixteen_bits_take_half():
-    parts = memory(Kind.learner, size=HALF_SIZE).parts
-    assert (parts["weights"], parts["gradients"], parts["optimiser"]) == (14e9, 14e9, 28e9)
+def test_a_checkpoint_in_sixteen_bits_is_trained_on_masters_of_twice_that():
+    assert memory(Kind.learner, size=HALF_SIZE) == memory(Kind.learner)
+
+
+@pytest.mark.parametrize(("gpus", "bytes_each"), [(0, 4), (1, 2)])
+def test_frozen_weights_in_float16_are_kept_in_float32_by_cpus_alone(gpus, bytes_each):
+    settings = ("captioner.decoder=lora", f"cluster.learner_gpus={gpus}")
+    half, float16 = (memory(Kind.learner, *settings, size=replace(HALF_SIZE, is_float16=one)) for one in (False, True))
+    assert float16.parts["weights"] - half.parts["weights"] == 7e9 * (bytes_each - 2)
+
+
+@pytest.mark.parametrize(("gpus", "bytes_each"), [(0, 4), (1, 2)])
+def test_actors_compute_in_bfloat16_on_gpus_where_nothing_else_is_asked_for(gpus, bytes_each):
+    assert memory(Kind.actor, f"cluster.actor_gpus={gpus}").parts["weights"] == 7e9 * bytes_each
 
 
 def test_adapters_leave_gradients_and_optimiser_to_themselves():

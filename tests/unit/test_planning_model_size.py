@@ -23,7 +23,9 @@ def audio_llm(directory, **text_config):
 
 def test_a_directory_tells_its_size_without_being_loaded(tmp_path):
     audio_llm(tmp_path, num_key_value_heads=1)
-    assert read_size(tmp_path) == CaptionerSize(24, layers=2, width=8, kv_width=2, vocabulary=50, parameter_bytes=2)
+    assert read_size(tmp_path) == CaptionerSize(
+        24, layers=2, width=8, kv_width=2, vocabulary=50, parameter_bytes=2, is_float16=True
+    )
 
 
 def test_heads_that_are_not_grouped_have_keys_as_wide_as_the_decoder(tmp_path):
