@@ -57,6 +57,19 @@ def interrupt_on_stop_signals() -> None:
 
 
 @contextmanager
+def deaf_to_hangup() -> Iterator[None]:
+    """Let what is started within never hear that the terminal was closed, as Ray has it with Ctrl-C.
+
+    This process hears it, writes a checkpoint with the help of those, and then ends them.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def supervisor_pipe() -> Iterator[int]:
     """Yield a descriptor for `pass_fds` and `SUPERVISOR_PIPE`, in the environment, of an `rlcap` that is started here.
 

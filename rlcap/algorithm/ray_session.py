@@ -27,7 +27,7 @@ from rlcap.planning.placement import Node
 from rlcap.planning.plan import OBJECT_STORE_SHARE
 from rlcap.planning.processes import ProcessGroup, process_groups, shortages
 from rlcap.standard_streams import write_error
-from rlcap.stop_signals import stop_signals
+from rlcap.stop_signals import deaf_to_hangup, stop_signals
 
 log = logging.getLogger(__name__)
 
@@ -151,19 +151,6 @@ def interrupts_held() -> Iterator[None]:
         signal.raise_signal(held[0])
 
 
-@contextmanager
-def _deaf_to_hangup() -> Iterator[None]:
-    """Let what is started within never hear that the terminal was closed, as Ray has it with Ctrl-C.
-
-    The driver hears it, writes a checkpoint with the help of these processes, and then ends them.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def running_nodes(address: str, gpu_bytes: int) -> list[Node]:
     """Return the machines of a running cluster; the memory of their GPUs, which Ray does not know, is given.
 
@@ -211,7 +198,7 @@ def _start(cluster: ClusterConfig, num_shards: int, object_store_bytes: int) -> 
 def _start_here(num_cpus: float, object_store_bytes: int) -> None:
     folder = choose_ray_folder()
     try:
-        with _deaf_to_hangup():
+        with deaf_to_hangup():
             ray.init(
                 address="local",  # not a cluster that happens to run here, or that RAY_ADDRESS names
                 num_cpus=max(os.cpu_count() or 1, math.ceil(num_cpus)),

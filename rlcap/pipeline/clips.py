@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context, parent_process, resource_tracker
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from rlcap.soundscapes.lexicon import Lexicon, canonical_label
 from rlcap.soundscapes.scene import Scene
 from rlcap.soundscapes.stream import SoundscapeSource
 from rlcap.soundscapes.world import LABELS, render
+from rlcap.stop_signals import deaf_to_hangup
 from rlcap.types import Clip, Quarantined
 
 CAPTIONS_PER_RECORDING = 4
@@ -176,6 +177,8 @@ def _render(path: Path, config: SoundscapesConfig, split: Split, size: int) -> N
 @contextmanager
 def _renderers(num_workers: int) -> Iterator[ProcessPoolExecutor]:
     """Processes for the length of the block, which does not end before they do."""
+    with deaf_to_hangup():  # it would complain of semaphores that the one before it knew
+        resource_tracker.ensure_running()
     # Spawned, not forked: torch's threads do not survive a fork.
     pool = ProcessPoolExecutor(num_workers, get_context("spawn"), _end_with_parent)
     try:

@@ -22,6 +22,7 @@ from rlcap.algorithm.ray_session import (
 from rlcap.config.cluster import ClusterConfig
 from rlcap.errors import ActorLostError, RunError
 from rlcap.planning.placement import Node
+from rlcap.stop_signals import deaf_to_hangup
 
 
 def test_only_the_advice_is_kept_off_standard_error(capfd):
@@ -176,6 +177,6 @@ def test_other_requests_to_stop_wait_as_well_however_often_they_come(number):
 
 def test_what_ray_starts_is_deaf_to_a_terminal_that_is_closed_and_the_driver_is_not():
     blocked = [sys.executable, "-c", "import signal; print(signal.SIGHUP in signal.pthread_sigmask(0, ()))"]
-    with ray_session._deaf_to_hangup():
+    with deaf_to_hangup():
         assert subprocess.run(blocked, stdout=subprocess.PIPE, check=True).stdout == b"True\n"
     assert subprocess.run(blocked, stdout=subprocess.PIPE, check=True).stdout == b"False\n"
