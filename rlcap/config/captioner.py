@@ -9,7 +9,7 @@ from enum import Enum
 from rlcap.config.precision import Precision, SamplerPrecision, SaveDtype
 from rlcap.config.section import Section, must_be_a_share, must_be_positive, must_not_be_negative
 
-NEW_RATE, ADAPTERS_RATE, PRETRAINED_RATE = 1e-3, 2e-4, 1e-5
+NEW_RATE, ADAPTERS_RATE, PRETRAINED_RATE = 1e-3, 5e-4, 3e-5
 """Learning rates of supervised fine-tuning, by where the trained weights come from."""
 
 
@@ -144,7 +144,7 @@ class SftConfig(Section):
     precision: Precision = Precision.float32
     """Arithmetic of the passes; weights and optimiser stay in float32."""
     learning_rate: float = 0.0
-    """Peak of a cosine schedule; 0: by what is trained. 1e-3 for new modules, 2e-4 for adapters, and 1e-5 for what
+    """Peak of a cosine schedule; 0: by what is trained. 1e-3 for new modules, 5e-4 for adapters, and 3e-5 for what
     comes from `captioner.checkpoint`, `captioner.language_model` or `captioner.audio_encoder`."""
     weight_decay: float = 0.05
     """AdamW's decay."""
