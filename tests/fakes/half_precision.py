@@ -15,6 +15,7 @@ from tiny_parts import save_clap, save_language_model
 
 from actors.audio_cursor import CursorBatch
 from actors.caption_actor import CaptionActor
+from learner import saved_state
 from learner.ppo_update import PPOUpdate
 from learner.supervised import supervise
 from rlcap.captioners.loading import adopt_captioner
@@ -112,7 +113,7 @@ def rollouts_of(captioner, clips, *, batch_index=0, version=0):
     sampling = SamplingConfig(max_new_tokens=6)
     actor = CaptionActor(EndlessClips(clips), policy, copy.deepcopy(reference), sampling, samples_per_clip=4)
     positions = tuple(range(len(clips)))
-    return actor.caption(CursorBatch(0, batch_index, positions, seed=batch_index), version, AnyReward()).scored
+    return actor.caption(CursorBatch(batch_index, 0, positions, seed=batch_index), version, AnyReward()).scored
 
 
 def ppo_update(captioner, **settings):
@@ -180,3 +181,21 @@ def check_an_update(checkpoints, clips, family, dtype, tuning):
     assert likeness > (0.95 if rounds else 0.9999), f"{likeness:.5f}"
     if tuning == PPO or (tuning == SUPERVISED and not rounds):
         assert torch.equal(step, expected), "the same numbers all the way"
+
+
+def check_resume(checkpoints, clips, directory, family, dtype, tuning):
+    """Hold two updates to the same two with a checkpoint between them, read by a learner that was made anew."""
+    source = checkpoints.find(family, dtype)
+    whole = ppo_update(to_train(family, source, tuning))
+    whole.update([rollouts_of(whole.captioner, clips)])
+    saved_state.save(whole, directory)
+    resumed = ppo_update(to_train(family, source, tuning))
+    saved_state.load(resumed, directory)
+    second = rollouts_of(whole.captioner, clips, batch_index=1, version=1)
+    for update in (whole, resumed):
+        update.update([second])
+    state = resumed.captioner.state_dict()
+    assert all(torch.equal(one, state[name]) for name, one in whole.captioner.state_dict().items())
+    moments = [update.optimizer.state_dict()["state"] for update in (whole, resumed)]
+    for place, moment in moments[0].items():
+        assert all(torch.equal(one, moments[1][place][name]) for name, one in moment.items())

@@ -12,6 +12,7 @@ from half_precision import (
     SUPERVISED,
     Checkpoints,
     check_an_update,
+    check_resume,
     to_train,
 )
 from peft.tuners.lora import LoraLayer
@@ -51,6 +52,11 @@ def test_an_update_of_a_half_precision_checkpoint_is_that_of_its_float32_twin(
     checkpoints, make_clips, family, dtype, tuning
 ):
     check_an_update(checkpoints, make_clips(1.0, 0.5), family, dtype, tuning)
+
+
+@pytest.mark.parametrize(("family", "tuning"), [("whisper", PPO), ("prefix", LORA)])
+def test_a_learner_of_a_half_precision_checkpoint_goes_on_to_the_bit(checkpoints, make_clips, tmp_path, family, tuning):
+    check_resume(checkpoints, make_clips(1.0, 0.5), tmp_path, family, "bfloat16", tuning)
 
 
 @pytest.mark.parametrize("family", ["whisper", "qwen2_audio", "prefix"])
