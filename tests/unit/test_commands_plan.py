@@ -47,7 +47,7 @@ def test_a_run_that_does_not_fit_is_refused_with_figures_and_the_setting_to_chan
     assert run(["plan", *SIZE, *MACHINE, "--gpu-memory", "48", *GPUS, *SMALL, "cluster.num_actors=2"]) == 1
     told = capsys.readouterr().err
     assert "rlcap: each learner needs" in told
-    assert "most of it optimiser (32.0 GB), and a GPU has 48.0 GB: set captioner.decoder=lora" in told
+    assert "most of it optimiser (64.0 GB), and a GPU has 48.0 GB: set captioner.decoder=lora" in told
 
 
 def test_processes_for_which_there_are_no_gpus_are_counted(capsys):
