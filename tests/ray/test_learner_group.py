@@ -159,7 +159,8 @@ def test_every_group_learns_what_a_plain_update_learns_and_goes_on_from_a_checkp
         assert result.policy_version == plain.policy_version
         assert [used.batch_index for used in result.used] == [one.rollouts.batch_index for one in scored]
         assert result.metrics["learner/policy_loss"] == pytest.approx(expected["learner/policy_loss"], abs=1e-4)
-        assert_close(weights_in(result), weights_of(plain.captioner), 1e-5)
+        # Sums over learners round otherwise, and Adam adds that up: a hundredth of a step is left for it.
+        assert_close(weights_in(result), weights_of(plain.captioner), 0.01 * PPO.learning_rate)
     held, sent, after_twenty = hold_learners(group), ray.put(result), weights_in(result)
 
     straight = weights_in(update_learners(group, put(updates(21)[20])))
