@@ -111,7 +111,8 @@ class PPOConfig(Section):
     """Arithmetic of the learner's passes; what is trained and the optimiser stay in float32. In float32, what is frozen
     computes in the precision that it is held in."""
     learning_rate: float = 1e-5
-    """Step size of the policy."""
+    """Step size of the policy; 0: by what is tuned, 5e-4 for a new captioner, 1e-4 for adapters, 1e-5 for a whole given
+    one. The run's `config.yaml` holds the number."""
     value_learning_rate: float = 1e-4
     """Step size of the value head."""
     learning_rate_schedule: LearningRateSchedule = LearningRateSchedule.constant
@@ -145,11 +146,11 @@ class PPOConfig(Section):
             kl_horizon=self.kl_horizon,
             num_epochs=self.num_epochs,
             minibatch_size=self.minibatch_size,
-            learning_rate=self.learning_rate,
             value_learning_rate=self.value_learning_rate,
             max_grad_norm=self.max_grad_norm,
         )
         yield from must_not_be_negative(
+            learning_rate=self.learning_rate,
             value_clip_range=self.value_clip_range,
             kl_coef=self.kl_coef,
             kl_target=self.kl_target,

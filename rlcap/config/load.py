@@ -95,6 +95,7 @@ def _typed(settings: DictConfig, faults: list[str]) -> RunConfig:
         raise
     config = build_section(RunConfig, plain, tuple(faults))
     expand_home(config)
+    config.settle_learning_rate()
     return config
 
 

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from rlcap.config.algorithm import PPOConfig
-from rlcap.config.captioner import CaptionerConfig, SamplingConfig, SftConfig
+from rlcap.config.captioner import CaptionerConfig, DecoderTuning, SamplingConfig, SftConfig
 from rlcap.config.cluster import ClusterConfig
 from rlcap.config.data import DataConfig, SourceKind
 from rlcap.config.reward import FinetuneTowers, HeadKind, RewardConfig
 from rlcap.config.section import Section, must_not_be_negative
 from rlcap.config.training import EvaluationConfig, TrackingConfig, TrainingConfig
 
+NEW_POLICY_RATE, ADAPTERS_POLICY_RATE, PRETRAINED_POLICY_RATE = 5e-4, 1e-4, 1e-5
+"""Step sizes of the policy, by what is tuned."""
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -81,3 +83,17 @@ class RunConfig(Section):
                 "reward.head.finetune_towers must be projections or all where data.kind is none and "
                 "reward.clap_checkpoint is empty: nothing else trains the text tower"
             )
+
+    def settle_learning_rate(self) -> None:
+        """Put the step size that suits what is tuned where `algorithm.learning_rate` leaves it open."""
+        if not self.algorithm.learning_rate:
+            self.algorithm.learning_rate = _policy_rate(self.captioner)
+
+
+def _policy_rate(captioner: CaptionerConfig) -> float:
+    """Return the step size of the most delicate part that is tuned."""
+    if captioner.has_new_language_model:
+        return NEW_POLICY_RATE
+    if captioner.decoder is DecoderTuning.full or not captioner.freeze_encoder:
+        return PRETRAINED_POLICY_RATE
+    return ADAPTERS_POLICY_RATE if captioner.decoder is DecoderTuning.lora else NEW_POLICY_RATE

@@ -325,3 +325,21 @@ def test_every_experiment_takes_every_algorithm(experiment: str, kind: Algorithm
 def test_the_quickstart_runs_ppo_with_its_critic():
     assert load_config().algorithm.kind is AlgorithmKind.ppo
     assert load_config(["experiment=esc10", "data.root=somewhere"]).algorithm.kind is AlgorithmKind.rloo
+
+
+@pytest.mark.parametrize("experiment", [["experiment=quickstart"], ["experiment=esc10", "data.root=recordings"]])
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ([], 5e-4),
+        (["captioner.checkpoint=whisper"], 1e-5),
+        (["captioner.checkpoint=whisper", "captioner.decoder=lora"], 1e-4),
+        (["captioner.checkpoint=whisper", "captioner.decoder=lora", "captioner.freeze_encoder=false"], 1e-5),
+        (["captioner.language_model=gpt2"], 1e-5),
+        (["captioner.language_model=gpt2", "captioner.decoder=frozen"], 5e-4),
+        (["captioner.checkpoint=whisper", "algorithm.learning_rate=3e-6"], 3e-6),
+    ],
+)
+def test_the_policy_moves_as_fast_as_what_is_tuned_of_it_can_bear(experiment, chosen, expected):
+    config = load_config([*experiment, *chosen])
+    assert config.algorithm.learning_rate == expected
