@@ -10,7 +10,7 @@ from rlcap.errors import ConfigError, in_one_line
 
 
 def require_file(path: Path, name: str) -> None:
-    """Refuse a file that cannot be written; it is neither made nor changed.
+    """Refuse a file that cannot be written; neither it nor its folder, which is made with it, is made or changed.
 
     Raises:
         ConfigError: says so of `name`, a setting or argument.
@@ -18,12 +18,10 @@ def require_file(path: Path, name: str) -> None:
     try:
         if path.is_dir():
             raise ConfigError(f"{name} must name a file, but {path} is a folder")
-        if not path.parent.is_dir():
-            raise ConfigError(f"{name}: there is no folder {path.parent} to write {path.name} to")
         if path.exists():
             os.close(os.open(path, os.O_WRONLY))
         else:
-            _try_folder(path.parent)
+            _try_folder(_nearest(path.parent))
     except OSError as fault:
         raise ConfigError(f"{name}: {path} cannot be written: {in_one_line(fault)}") from fault
 
@@ -35,12 +33,17 @@ def require_folder(path: Path, name: str) -> None:
         ConfigError: says so of `name`, a setting.
     """
     try:
-        there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+        there = _nearest(path)
         if not there.is_dir():
             raise ConfigError(f"{name}={path} cannot be made a folder: {there} is none")
         _try_folder(there)
     except OSError as fault:
         raise ConfigError(f"{name}={path} cannot be written to: {in_one_line(fault)}") from fault
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or of those above it the first that is there; or whatever stands in its place."""
+    return next(one for one in (folder, *folder.absolute().parents) if os.path.lexists(one))
 
 
 def _try_folder(folder: Path) -> None:

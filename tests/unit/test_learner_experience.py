@@ -44,6 +44,7 @@ def make_batch(seed, num_clips=2, num_tokens=4, *, version="v1"):
         policy_version=torch.zeros(rows, dtype=torch.int64),
         reward_version=version,
         num_failed=2,
+        sampled_in_float32=torch.ones(rows, dtype=torch.bool),
         largest_group=GROUP,
     )
 

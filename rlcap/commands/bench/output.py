@@ -41,6 +41,8 @@ def deliver(found: Mapping[str, object], arguments: argparse.Namespace) -> None:
 def _new_file(name: str) -> Path:
     """Refuse before anything is measured what could not be written afterwards."""
     path = Path(name)
+    if not path.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {path.parent} to write {path.name} to")
     try:
         require_file(path, name)
     except ConfigError as fault:
