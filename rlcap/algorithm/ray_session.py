@@ -208,7 +208,7 @@ def _start_here(num_cpus: float, object_store_bytes: int) -> None:
                 object_store_memory=object_store_bytes,
                 _temp_dir=str(folder),
             )
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # where its node does not start in time, Ray raises a bare one
         raise RunError(f"Ray does not start here ({in_one_line(error)}): its logs lie in {folder}") from error
 
 

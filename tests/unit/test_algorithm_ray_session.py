@@ -180,3 +180,17 @@ def test_what_ray_starts_is_deaf_to_a_terminal_that_is_closed_and_the_driver_is_
     with deaf_to_hangup():
         assert subprocess.run(blocked, stdout=subprocess.PIPE, check=True).stdout == b"True\n"
     assert subprocess.run(blocked, stdout=subprocess.PIPE, check=True).stdout == b"False\n"
+
+
+@pytest.mark.parametrize("raised", [Exception("The current node timed out during startup."), OSError(28, "full")])
+def test_whatever_keeps_ray_from_starting_is_told_with_the_place_of_its_logs(raised, monkeypatch, tmp_path):
+    def refuse(**_):
+        raise raised
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray_session, "choose_ray_folder", lambda: tmp_path)
+    with (
+        pytest.raises(RunError, match=f"^Ray does not start here .*: its logs lie in {re.escape(str(tmp_path))}$"),
+        ray_session.ray_session(ClusterConfig(), 1),
+    ):
+        pass
