@@ -37,7 +37,7 @@ NUM_UPDATES_UNDER_FIRE = int(os.environ.get("RLCAP_UPDATES_UNDER_FIRE", "40"))
 """More of them make a longer trial."""
 QUICK = ("training.controls=false", "training.supervised=false", "tracking.tensorboard=false")
 BROKEN = {
-    "its weights hold NaN": "are missing",
+    "its weights hold NaN": "not finite",
     "it gives every caption the same score": "its scores spread by 0",
     "its head was cut off": "cannot be read",
     "it is of another architecture": "of another architecture",
