@@ -272,7 +272,7 @@ def test_checkpoints_that_are_none_are_told_in_a_sentence(fault, tmp_path, make_
     config = json.loads((tmp_path / "deep/language_model/config.json").read_text())
     (tmp_path / "deep/language_model/config.json").write_text(json.dumps({**config, "n_layer": 3}))
     code, sentence = fault(*smoke, "captioner.checkpoint=deep", "run_dir=c")
-    assert (code, "another architecture" in sentence) == (1, True)
+    assert (code, "lacks weights of its GPT2LMHeadModel" in sentence) == (1, True)
 
     make_captioner().save(tmp_path / "fine")
     code, sentence = fault(*smoke, "captioner.checkpoint=fine", "reward.checkpoint=fine", "run_dir=d")
