@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -34,11 +35,37 @@ def deterministic_algorithms(device: torch.device) -> Iterator[None]:
     if device.type != "cpu":
         yield
         return
-    mode, fills = torch.get_deterministic_debug_mode(), _deterministic.fill_uninitialized_memory
-    torch.set_deterministic_debug_mode("warn")
-    _deterministic.fill_uninitialized_memory = False  # for debugging: it would write all new memory twice
+    _switch.enter()
     try:
         yield
     finally:
-        _deterministic.fill_uninitialized_memory = fills
-        torch.set_deterministic_debug_mode(mode)
+        _switch.leave()
+
+
+class _DeterministicMode:
+    """torch has one mode for all threads of a process: the first to enter sets it, the last to leave resets it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_inside = 0
+        self._before = (0, False)
+
+    def enter(self) -> None:
+        """Set the mode."""
+        with self._lock:
+            if not self._num_inside:
+                self._before = (torch.get_deterministic_debug_mode(), _deterministic.fill_uninitialized_memory)
+                torch.set_deterministic_debug_mode("warn")
+                _deterministic.fill_uninitialized_memory = False  # for debugging: it would write all new memory twice
+            self._num_inside += 1
+
+    def leave(self) -> None:
+        """Reset it to what it was."""
+        with self._lock:
+            self._num_inside -= 1
+            if not self._num_inside:
+                mode, _deterministic.fill_uninitialized_memory = self._before
+                torch.set_deterministic_debug_mode(mode)
+
+
+_switch = _DeterministicMode()

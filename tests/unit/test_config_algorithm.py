@@ -20,7 +20,7 @@ def test_the_defaults_have_no_faults():
         ("kl_coef", -1.0, "kl_coef must be 0 or more"),
         ("num_epochs", 0, "num_epochs must be above 0"),
         ("minibatch_size", 0, "minibatch_size must be above 0"),
-        ("learning_rate", float("nan"), "learning_rate must be above 0, got nan"),
+        ("learning_rate", float("nan"), "learning_rate must be 0 or more, got nan"),
         ("max_importance_weight", 0.5, r"max_importance_weight must be 1 or more, got 0\.5"),
         ("reward_clip", -1.0, "reward_clip must be 0 or more"),
         ("dual_clip", 0.9, r"dual_clip must be above 1, or 0 for none, got 0\.9"),

@@ -1,6 +1,7 @@
 """Sums in a fixed order: what a block of them leaves behind, and that every loop that trains is inside of one."""
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -116,3 +117,12 @@ def test_what_torch_was_told_before_holds_again_behind_the_block_even_where_it_r
 def test_other_devices_are_left_alone():
     with deterministic_algorithms(torch.device("cuda")):
         assert torch.get_deterministic_debug_mode() == 0
+
+
+def test_threads_that_train_side_by_side_leave_the_mode_as_it_was():
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(deterministic_algorithms(torch.device("cpu")))
+        second.enter_context(deterministic_algorithms(torch.device("cpu")))
+        first.close()
+        assert torch.get_deterministic_debug_mode() == 1, "the other one still trains"
+    assert torch.get_deterministic_debug_mode() == 0
