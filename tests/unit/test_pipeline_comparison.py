@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from half_precision import EndlessClips
 
 from rlcap.captioners.loading import load_captioner
 from rlcap.config.captioner import SamplingConfig
@@ -13,25 +14,12 @@ from rlcap.soundscapes.lexicon import Lexicon
 TRUNCATIONS = [{}, {"top_k": 5}, {"top_p": 0.8}, {"top_k": 5, "top_p": 0.8}]
 
 
-class SomeClips:
-    """Clips that can all be used."""
-
-    def __init__(self, clips):
-        self._clips = clips
-
-    def __len__(self):
-        return len(self._clips)
-
-    def read(self, positions):
-        return [self._clips[position] for position in positions], []
-
-
 @pytest.fixture
 def heldout(make_clips):
     clips = make_clips(1.0, 0.5, 2.0)
     ids = tuple(clip.clip_id for clip in clips)
     return SplitClips(
-        Split.heldout, SomeClips(clips), ids, (None,) * 3, ((),) * 3, Lexicon.for_labels(["rain"]), "", ""
+        Split.heldout, EndlessClips(clips), ids, (None,) * 3, ((),) * 3, Lexicon.for_labels(["rain"]), "", ""
     )
 
 
